@@ -1,0 +1,30 @@
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/rpc/control_types.h"
+
+namespace simm {
+
+// Asks the managers about the cluster; for simmctl and the benchmark. Each call tries the addresses in turn.
+// kUnavailable names the addresses and what to check. Thread-safe.
+class Admin {
+ public:
+  explicit Admin(std::vector<std::string> managers);
+
+  Result<rpc::ClusterStatus> GetStatus(std::chrono::milliseconds timeout) const;
+  // Forgets a server for good: its shards get other owners at once. kMiss: no such name.
+  // kFailedPrecondition: it is alive.
+  Status RemoveNode(const std::string& name, std::chrono::milliseconds timeout) const;
+
+ private:
+  std::vector<std::string> managers_;
+};
+
+// "a:1,b:2" -> {"a:1", "b:2"}; kInvalidArgument names what is wrong. Port required, IPv6 in brackets.
+Result<std::vector<std::string>> ParseAddressList(const std::string& text);
+
+}  // namespace simm

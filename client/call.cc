@@ -1,0 +1,293 @@
+#include "client/call.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+
+#include "common/base/limits.h"
+
+namespace simm::client {
+namespace {
+
+using protocol::MessageType;
+
+// A server that has sent nothing for so long within a call that timed out counts as gone.
+constexpr auto kSilent = std::chrono::milliseconds(100);
+constexpr int kAttemptsOnBrokenLanes = 3;
+
+// One descriptor a thread, for all its waits.
+class ThreadEvent {
+ public:
+  ThreadEvent() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+    SIMM_CHECK(fd_ >= 0, "no descriptor for an eventfd: raise ulimit -n");
+  }
+  ~ThreadEvent() { close(fd_); }
+  int fd() const { return fd_; }
+  void Clear() const {
+    uint64_t count;
+    [[maybe_unused]] const ssize_t n = read(fd_, &count, sizeof count);
+  }
+
+ private:
+  const int fd_;
+};
+
+const ThreadEvent& Event() {
+  thread_local const ThreadEvent event;
+  return event;
+}
+
+bool IsRead(MessageType type) {
+  return type == MessageType::kGet || type == MessageType::kExists || type == MessageType::kTouch;
+}
+
+}  // namespace
+
+Call::Call(Engine& engine, CallShape shape, std::span<CallItem> items, Instant deadline)
+    : engine_(engine), shape_(std::move(shape)), items_(items), deadline_(deadline) {}
+
+Call::~Call() = default;
+
+void Call::Run() {
+  while (Now() < deadline_ && RunRound()) {
+  }
+  Conclude();
+}
+
+bool Call::RunRound() {
+  if (std::all_of(items_.begin(), items_.end(), [](const CallItem& item) { return item.done; })) return false;
+  if (rounds_++ > 0) PauseBeforeNextRound();
+  const auto table = engine_.Map();
+  shape_.map = {table->version().term, table->version().epoch};
+  wrong_owner_seen_ = false;
+  BuildParts(*table);
+  Drive();
+  for (const auto& part : parts_) ScrubCorrupt(*part);
+  parts_.clear();
+  return true;
+}
+
+void Call::BuildParts(const RouteTable& table) {
+  std::unordered_map<ServerId, std::vector<CallItem*>> by_server;
+  for (CallItem& item : items_) {
+    if (item.done) continue;
+    const ServerId owner = table.Owners(ShardOf(item.hash)).front().server;
+    if (owner == kNoServer) {
+      item.result.code = Code::kUnavailable;
+      item.done = true;
+      continue;
+    }
+    by_server[owner].push_back(&item);
+    if (rounds_ > 1) Add(engine_.stats().retries);
+  }
+  for (auto& [id, items] : by_server) {
+    auto part = std::make_unique<Part>();
+    part->peer = engine_.PeerFor(*table.FindServer(id));
+    part->exchange = std::make_unique<Exchange>(shape_, std::move(items), engine_.stats());
+    part->waiter.event_fd = Event().fd();
+    parts_.push_back(std::move(part));
+  }
+}
+
+void Call::Drive() {
+  // Servers with a lane at hand get their requests before anything is waited for.
+  for (const auto& part : parts_) TryStart(*part);
+  while (true) {
+    bool running = false;
+    for (const auto& part : parts_) {
+      if (!part->over) Look(*part);
+      running |= !part->over;
+    }
+    if (!running) break;
+    if (Now() >= deadline_) {
+      for (const auto& part : parts_) {
+        if (!part->over) GiveUpLate(*part);
+      }
+      break;
+    }
+    WaitForReadiness();
+  }
+}
+
+void Call::TryStart(Part& part) {
+  switch (part.peer->Acquire(&part.waiter)) {
+    case Peer::Acquired::kLane:
+      part.lane = std::move(part.waiter.lane);
+      BeginExchange(part);
+      break;
+    case Peer::Acquired::kWait:
+      break;
+    case Peer::Acquired::kUnavailable:
+      Add(engine_.stats().breaker_rejections, part.exchange->items().size());
+      EndPart(part);
+      break;
+  }
+}
+
+void Call::BeginExchange(Part& part) {
+  part.began = Now();
+  part.bytes_at_begin = part.lane->connection().counters().bytes_in;
+  part.copied_at_begin = part.lane->connection().counters().bytes_copied;
+  part.lane->Attach(part.exchange.get());
+  if (!part.exchange->Begin(*part.lane).ok()) {
+    OnExchangeFailed(part);
+    return;
+  }
+  part.lane->connection().Progress();
+}
+
+// Moves one part on as far as it goes now.
+void Call::Look(Part& part) {
+  if (!part.lane) {
+    switch (part.peer->Poll(&part.waiter)) {
+      case Peer::Acquired::kLane:
+        part.lane = std::move(part.waiter.lane);
+        BeginExchange(part);
+        break;
+      case Peer::Acquired::kWait:
+        return;
+      case Peer::Acquired::kUnavailable:
+        EndPart(part);
+        return;
+    }
+    if (part.over || !part.lane) return;
+  }
+  part.lane->connection().Progress();
+  if (part.exchange->failed()) {
+    OnExchangeFailed(part);
+  } else if (part.exchange->finished() && !part.exchange->unsent()) {
+    EndPart(part);
+  }
+}
+
+// The lane broke. If nothing had come back, it may have been a connection that died while idle, or a session that the
+// server has forgotten: once more on a new lane before the server counts as gone.
+void Call::OnExchangeFailed(Part& part) {
+  const Status why = part.exchange->failure();
+  const bool heard = part.exchange->heard();
+  part.lane->Detach();
+  if (part.lane->fresh() || part.attempts > 0) part.peer->DropSession(part.lane->session());
+  part.lane->connection().Close();
+  part.peer->Release(std::move(part.lane));
+  if (heard || ++part.attempts >= kAttemptsOnBrokenLanes) {
+    part.peer->ReportFailure(why.ok() ? Status(Code::kUnavailable, "connection lost") : why);
+    EndPart(part);
+    return;
+  }
+  std::vector<CallItem*> undone;
+  for (CallItem* const item : part.exchange->items()) {
+    if (!item->done) undone.push_back(item);
+  }
+  Add(engine_.stats().retries, undone.size());
+  part.exchange = std::make_unique<Exchange>(shape_, std::move(undone), engine_.stats());
+  TryStart(part);
+}
+
+// The part is over: by answers, by the breaker, or by failure; the undone items are sorted into "again" and "no".
+void Call::EndPart(Part& part) {
+  part.over = true;
+  const bool answered = part.exchange->finished() && !part.exchange->failed();
+  if (part.lane) {
+    Add(engine_.stats().payload_bytes_copied,
+        part.lane->connection().counters().bytes_copied - part.copied_at_begin);
+    part.lane->Detach();
+    part.peer->Release(std::move(part.lane));
+    if (answered) part.peer->ReportSuccess();
+  }
+  for (CallItem* const item : part.exchange->items()) {
+    if (item->done) continue;
+    if (answered) {
+      const bool stale = item->result.code != Code::kBusy && item->result.code != Code::kCorrupt;
+      wrong_owner_seen_ |= stale;
+      continue;  // again in the next round
+    }
+    item->result.code = Code::kUnavailable;
+    item->done = true;
+  }
+  const protocol::MapStamp& seen = part.exchange->server_map();
+  if (seen.term != newest_seen_.term ? seen.term > newest_seen_.term : seen.epoch > newest_seen_.epoch) {
+    newest_seen_ = seen;
+  }
+}
+
+void Call::GiveUpLate(Part& part) {
+  part.over = true;
+  part.peer->Cancel(&part.waiter);
+  for (CallItem* const item : part.exchange->items()) {
+    if (item->done) continue;
+    item->result.code = Code::kDeadlineExceeded;
+    item->done = true;
+  }
+  if (!part.lane) return;
+  const bool silent = part.lane->connection().counters().bytes_in == part.bytes_at_begin &&
+                      Now() - part.began >= kSilent;
+  part.lane->Detach();
+  if (part.exchange->unsent()) {
+    // The rest of a half-sent put could only come from the caller's memory.
+    part.lane->connection().Close();
+    part.peer->Release(std::move(part.lane));
+  } else {
+    part.peer->ReleaseLate(std::move(part.lane));
+  }
+  part.peer->ReportTimeout(silent);
+}
+
+// A value whose bytes are damaged would shadow its key until it is evicted: the server looks at it and drops it.
+void Call::ScrubCorrupt(const Part& part) {
+  for (const CallItem* const item : part.exchange->corrupt_items()) {
+    engine_.Scrub(std::string(item->key), item->hash, shape_.namespace_id);
+  }
+}
+
+void Call::WaitForReadiness() {
+  std::vector<pollfd> fds;
+  fds.push_back({Event().fd(), POLLIN, 0});
+  for (const auto& part : parts_) {
+    if (part->over || !part->lane) continue;
+    fds.push_back({part->lane->connection().PollFd(), part->lane->connection().PollEvents(), 0});
+  }
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline_ - Now());
+  poll(fds.data(), fds.size(), static_cast<int>(std::clamp<int64_t>(left.count(), 0, 60'000)));
+  if ((fds[0].revents & POLLIN) != 0) Event().Clear();
+}
+
+void Call::PauseBeforeNextRound() {
+  const Duration left = deadline_ - Now();
+  if (left <= Duration::zero()) return;
+  const Duration pause = std::min<Duration>(left, limits::kStaleMapPause);
+  if (!wrong_owner_seen_) {
+    uint32_t retry_ms = 0;
+    for (const CallItem& item : items_) {
+      if (!item.done) retry_ms = std::max(retry_ms, item.result.retry_after_ms);
+    }
+    std::this_thread::sleep_for(std::min<Duration>(left, std::chrono::milliseconds(retry_ms)));
+    return;
+  }
+  const bool server_is_newer = newest_seen_.term != shape_.map.term ? newest_seen_.term > shape_.map.term
+                                                                    : newest_seen_.epoch > shape_.map.epoch;
+  if (server_is_newer) {
+    engine_.WaitForMap(newest_seen_.term, newest_seen_.epoch, pause);
+  } else {
+    std::this_thread::sleep_for(pause);
+  }
+}
+
+// Last words for every item: what was not answered is a miss for readers and an error for writers.
+void Call::Conclude() {
+  const bool read = IsRead(shape_.type);
+  for (CallItem& item : items_) {
+    if (!item.done) {
+      if (item.result.code != Code::kBusy) item.result.code = Code::kDeadlineExceeded;
+      item.done = true;
+    }
+    if (read && ReactionTo(item.result.code) == Reaction::kFallBack) item.result.code = Code::kMiss;
+  }
+}
+
+}  // namespace simm::client

@@ -1,0 +1,62 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <string>
+
+#include "client/cli/session.h"
+#include "common/base/log.h"
+#include "common/base/version.h"
+
+namespace {
+
+constexpr char kFooter[] = R"(Examples:
+  simmctl status                                what is there
+  simmctl nodes --json | jq .nodes[].name       for scripts
+  echo hello | simmctl put greeting -           store stdin
+  simmctl get greeting                          print it
+  simmctl get page7 page7.bin                   into a file
+  simmctl exists a b c && echo "all there"
+  simmctl map greeting                          which data server holds it
+  simmctl --hex-key get 00ff10                  a key of any bytes
+  SIMM_CLUSTER_MANAGER=10.0.0.5:30001 simmctl status
+
+Exit codes:
+  0  done; every key was there
+  1  a key, or one of several, was not there
+  2  the command line is wrong; nothing was tried
+  3  no manager and no data server answers
+  4  the cluster refused or failed)";
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  simm::InitLog("simmctl", "error", false);
+  simm::cli::Session session;
+  CLI::App app("simmctl: looks into a SiMM cluster and moves single values");
+  app.footer(kFooter);
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.set_version_flag("--version", std::string(simm::kVersion));
+  app.add_option("--manager", session.manager, "Managers or data servers, HOST:PORT[,HOST:PORT..]")
+      ->envname("SIMM_CLUSTER_MANAGER")
+      ->capture_default_str();
+  app.add_option("--namespace", session.name_space, "Keys of different namespaces never meet")
+      ->capture_default_str();
+  app.add_option("--timeout-ms", session.timeout_ms, "For connecting and for each call")
+      ->check(CLI::Range(1, 3'600'000))
+      ->capture_default_str();
+  app.add_flag("--json", session.json, "One JSON object on stdout");
+  app.add_flag("--hex-key", session.hex_keys, "Keys are given and shown in hexadecimal digits");
+  simm::cli::AddStatus(app, session);
+  simm::cli::AddNodes(app, session);
+  simm::cli::AddMap(app, session);
+  simm::cli::AddValues(app, session);
+  simm::cli::AddKeys(app, session);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? simm::cli::kDone : simm::cli::kUsage;
+  }
+  const int code = session.command();
+  if (std::fflush(stdout) != 0) return simm::cli::kRefused;
+  return code;
+}

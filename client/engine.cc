@@ -1,0 +1,201 @@
+#include "client/engine.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <utility>
+
+#include "client/call.h"
+#include "common/base/limits.h"
+#include "common/base/log.h"
+#include "common/transport/tcp/tcp_transport.h"
+
+namespace simm::client {
+namespace {
+
+constexpr size_t kBackgroundThreads = 8;
+constexpr auto kMaintainInterval = std::chrono::milliseconds(20);
+
+std::string ClientName() {
+  std::array<char, 256> host{};
+  gethostname(host.data(), host.size() - 1);
+  return std::string(host.data()) + ":" + std::to_string(getpid());
+}
+
+std::string Joined(const std::vector<std::string>& addresses) {
+  std::string text;
+  for (const std::string& address : addresses) text += (text.empty() ? "" : ", ") + address;
+  return text;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<Engine>> Engine::Open(const ClientOptions& options) {
+  static Mutex mutex;
+  static std::map<std::string, std::weak_ptr<Engine>> engines;
+  std::vector<std::string> addresses = options.addresses;
+  std::sort(addresses.begin(), addresses.end());
+  const std::string identity =
+      Joined(addresses) + "|" + options.transport + "|" + std::to_string(options.max_lanes_per_server);
+  MutexLock lock(mutex);
+  std::erase_if(engines, [](const auto& entry) { return entry.second.expired(); });
+  if (auto engine = engines[identity].lock()) return engine;
+  std::shared_ptr<Engine> engine(new Engine(options));
+  if (Status s = engine->Start(); !s.ok()) return s;
+  engines[identity] = engine;
+  return engine;
+}
+
+Engine::Engine(const ClientOptions& options)
+    : options_(options),
+      tasks_(kBackgroundThreads),
+      transport_(std::make_unique<transport::TcpTransport>()),
+      memory_(*transport_),
+      client_name_(ClientName()) {}
+
+Status Engine::Start() {
+  auto managers = rpc::ManagerStub::Create(options_.addresses);
+  if (!managers.ok()) return managers.status();
+  managers_ = std::move(*managers);
+  auto watcher = rpc::MapWatcher::Start({.addresses = options_.addresses,
+                                         .kind = rpc::WatcherKind::kClient,
+                                         .server = kNoServer,
+                                         .ask_servers = true,
+                                         .on_table = [this](const std::shared_ptr<const RouteTable>&) {
+                                           MutexLock lock(map_mutex_);
+                                           map_changed_.NotifyAll();
+                                         }});
+  if (!watcher.ok()) return watcher.status();
+  watcher_ = std::move(*watcher);
+  maintainer_ = std::thread([this] { MaintainLoop(); });
+  return Status::Ok();
+}
+
+Engine::~Engine() {
+  {
+    MutexLock lock(stop_mutex_);
+    stopping_ = true;
+    stop_signal_.NotifyAll();
+  }
+  if (maintainer_.joinable()) maintainer_.join();
+  if (watcher_) watcher_->Stop();
+  {
+    MutexLock lock(peers_mutex_);
+    for (auto& [id, peer] : peers_) peer->Retire();
+  }
+  tasks_.Stop();
+}
+
+Result<std::shared_ptr<const RouteTable>> Engine::WaitForServers(Duration timeout) const {
+  const Instant end = MonotonicClock::Get().Now() + timeout;
+  const auto first = watcher_->WaitForMap(timeout);
+  if (!first.ok()) {
+    return Status(Code::kUnavailable, first.status().message() +
+                                          "; check that the manager runs and that --manager or SIMM_CLUSTER_MANAGER "
+                                          "names its gRPC port (default 30001)");
+  }
+  while (true) {
+    const auto table = watcher_->Current();
+    if (!table->contents().servers.empty()) return table;
+    const Duration left = end - MonotonicClock::Get().Now();
+    if (left <= Duration::zero()) {
+      return Status(Code::kUnavailable, "the manager answers, but no data server has registered with it yet; start one: "
+                                        "simm-dataserver --manager " + options_.addresses.front() + " --memory 1GiB");
+    }
+    MutexLock lock(map_mutex_);
+    map_changed_.WaitFor(map_mutex_, std::min<Duration>(left, std::chrono::milliseconds(50)));
+  }
+}
+
+void Engine::WaitForMap(uint64_t term, uint64_t epoch, Duration timeout) const {
+  const Instant end = MonotonicClock::Get().Now() + timeout;
+  while (true) {
+    const auto table = watcher_->Current();
+    const MapVersion& version = table->version();
+    if (version.term > term || (version.term == term && version.epoch >= epoch)) return;
+    const Duration left = end - MonotonicClock::Get().Now();
+    if (left <= Duration::zero()) return;
+    MutexLock lock(map_mutex_);
+    map_changed_.WaitFor(map_mutex_, std::min<Duration>(left, std::chrono::milliseconds(10)));
+  }
+}
+
+Result<NamespaceId> Engine::NamespaceOf(const std::string& name, Duration timeout) {
+  if (const auto table = watcher_->Current()) {
+    if (const auto id = table->FindNamespace(name)) return *id;
+  }
+  return managers_->CreateNamespace(name, timeout);
+}
+
+std::shared_ptr<Peer> Engine::PeerFor(const ServerRecord& record) {
+  std::shared_ptr<Peer> old;
+  std::shared_ptr<Peer> peer;
+  {
+    MutexLock lock(peers_mutex_);
+    auto& entry = peers_[record.id];
+    if (entry == nullptr || !entry->Is(record)) {
+      old = std::move(entry);
+      entry = std::make_shared<Peer>(Peer::Environment{.transport = *transport_,
+                                                       .tasks = tasks_,
+                                                       .stats = stats_,
+                                                       .client_name = client_name_,
+                                                       .max_lanes = options_.max_lanes_per_server},
+                                     record, watcher_->Current()->version().cluster);
+    }
+    peer = entry;
+  }
+  if (old) old->Retire();
+  return peer;
+}
+
+std::vector<ServerHealth> Engine::Servers() const {
+  std::vector<ServerHealth> list;
+  MutexLock lock(peers_mutex_);
+  for (const auto& [id, peer] : peers_) list.push_back(peer->Health());
+  return list;
+}
+
+void Engine::Scrub(const std::string& key, const Hash128& hash, NamespaceId namespace_id) {
+  tasks_.Run([this, key, hash, namespace_id] {
+    CallItem item;
+    item.key = key;
+    item.hash = hash;
+    CallShape shape;
+    shape.type = protocol::MessageType::kScrub;
+    shape.namespace_id = namespace_id;
+    Call(*this, shape, {&item, 1}, MonotonicClock::Get().Now() + std::chrono::seconds(1)).Run();
+  });
+}
+
+void Engine::MaintainLoop() {
+  while (true) {
+    {
+      MutexLock lock(stop_mutex_);
+      if (!stopping_) stop_signal_.WaitFor(stop_mutex_, kMaintainInterval);
+      if (stopping_) return;
+    }
+    const auto table = watcher_->Current();
+    std::vector<std::shared_ptr<Peer>> peers;
+    std::vector<std::shared_ptr<Peer>> gone;
+    {
+      MutexLock lock(peers_mutex_);
+      for (auto it = peers_.begin(); it != peers_.end();) {
+        const ServerRecord* const record = table ? table->FindServer(it->first) : nullptr;
+        if (table && (record == nullptr || !it->second->Is(*record))) {
+          gone.push_back(it->second);
+          it = peers_.erase(it);
+        } else {
+          peers.push_back(it->second);
+          ++it;
+        }
+      }
+    }
+    for (const auto& peer : gone) peer->Retire();
+    const Instant now = MonotonicClock::Get().Now();
+    for (const auto& peer : peers) peer->Maintain(now);
+  }
+}
+
+}  // namespace simm::client

@@ -1,0 +1,110 @@
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "client/lane.h"
+#include "client/stats.h"
+#include "client/task_pool.h"
+#include "common/base/mutex.h"
+#include "common/base/random.h"
+#include "common/routing/route_table.h"
+#include "common/rpc/control_types.h"
+#include "common/transport/transport.h"
+
+namespace simm::client {
+
+// A caller that waits for a lane; its event descriptor becomes readable when `lane` or `failed` has been set. Fields
+// belong to the peer's lock while it is queued.
+struct LaneWaiter {
+  int event_fd = -1;
+  std::unique_ptr<Lane> lane;
+  bool failed = false;
+  bool queued = false;
+};
+
+// One data server as this process sees it: session, lanes, circuit breaker. Thread-safe.
+//
+// Breaker: closed at first. A failed connect, handshake or exchange opens it: waiting callers and later ones are told
+// "unavailable" at once, idle lanes are closed, and a heal is tried with growing, jittered pauses until a handshake, a
+// connect and a ping succeed; then it closes.
+class Peer final : public std::enable_shared_from_this<Peer> {
+ public:
+  struct Environment {  // borrowed from the engine
+    transport::Transport& transport;
+    TaskPool& tasks;
+    StatsCounters& stats;
+    std::string client_name;
+    uint32_t max_lanes = 16;
+  };
+  Peer(const Environment& environment, ServerRecord record, const Id128& cluster);
+  ~Peer();
+
+  const ServerRecord& record() const { return record_; }
+  // It is this start of the server, at these addresses, that the record names.
+  bool Is(const ServerRecord& record) const;
+
+  enum class Acquired : uint8_t { kLane, kWait, kUnavailable };
+  // A lane in waiter->lane, or a promise to signal waiter->event_fd, or the breaker's no.
+  Acquired Acquire(LaneWaiter* waiter);
+  // What has become of a wait: still kWait, or as Acquire.
+  Acquired Poll(LaneWaiter* waiter);
+  // Withdraws a waiter; a lane that it was given meanwhile goes back.
+  void Cancel(LaneWaiter* waiter);
+  // Gives a lane back. Closed ones are dropped.
+  void Release(std::unique_ptr<Lane> lane);
+  // Gives back a lane that has answers under way for nobody: drained in the background, or closed.
+  void ReleaseLate(std::unique_ptr<Lane> lane);
+
+  void ReportSuccess();
+  // Opens the breaker.
+  void ReportFailure(const Status& why);
+  // A deadline passed; `silent`: not a byte came for at least 100 ms. Opens the breaker if so, or at the third in a row.
+  void ReportTimeout(bool silent);
+  // The server does not know this session (any more): shake hands again.
+  void DropSession(uint64_t session);
+
+  // Starts what is due: a heal, a keepalive. Called several times a second.
+  void Maintain(Instant now);
+  // No further background work is begun; idle lanes close.
+  void Retire();
+
+  ServerHealth Health() const;
+
+ private:
+  void OpenLane();
+  Result<std::unique_ptr<Lane>> Connect();
+  Result<rpc::HandshakeReply> Session();
+  void Heal();
+  void Keepalive();
+  void StartOpeningLocked() SIMM_REQUIRES(mutex_);
+  void FailWaitersLocked() SIMM_REQUIRES(mutex_);
+  void GiveLocked(std::unique_ptr<Lane> lane) SIMM_REQUIRES(mutex_);
+  void OpenBreakerLocked(const Status& why) SIMM_REQUIRES(mutex_);
+
+  const Environment env_;
+  const ServerRecord record_;
+  const Id128 cluster_;
+
+  mutable Mutex mutex_;
+  std::vector<std::unique_ptr<Lane>> idle_ SIMM_GUARDED_BY(mutex_);
+  std::deque<LaneWaiter*> waiters_ SIMM_GUARDED_BY(mutex_);
+  size_t lanes_ SIMM_GUARDED_BY(mutex_) = 0;    // open or being opened, busy ones included
+  size_t opening_ SIMM_GUARDED_BY(mutex_) = 0;
+  std::optional<rpc::HandshakeReply> session_ SIMM_GUARDED_BY(mutex_);
+  Instant session_used_ SIMM_GUARDED_BY(mutex_);
+  bool breaker_open_ SIMM_GUARDED_BY(mutex_) = false;
+  bool healing_ SIMM_GUARDED_BY(mutex_) = false;
+  bool keeping_alive_ SIMM_GUARDED_BY(mutex_) = false;
+  bool retired_ SIMM_GUARDED_BY(mutex_) = false;
+  Instant next_heal_ SIMM_GUARDED_BY(mutex_);
+  Duration heal_backoff_ SIMM_GUARDED_BY(mutex_);
+  uint32_t timeouts_in_a_row_ SIMM_GUARDED_BY(mutex_) = 0;
+  std::string transport_reason_ SIMM_GUARDED_BY(mutex_);
+  Random random_ SIMM_GUARDED_BY(mutex_);
+};
+
+}  // namespace simm::client

@@ -1,0 +1,30 @@
+#include "client/stats.h"
+
+namespace simm::client {
+
+ClientStats StatsCounters::Snapshot() const {
+  ClientStats s;
+  s.gets = gets.load();
+  s.hits = hits.load();
+  s.misses = misses.load();
+  s.puts = puts.load();
+  s.put_failures = put_failures.load();
+  s.exists = exists.load();
+  s.removes = removes.load();
+  s.touches = touches.load();
+  s.errors = errors.load();
+  s.corrupt = corrupt.load();
+  s.bytes_read = bytes_read.load();
+  s.bytes_written = bytes_written.load();
+  s.requests = requests.load();
+  s.round_trips = round_trips.load();
+  s.retries = retries.load();
+  s.breaker_opens = breaker_opens.load();
+  s.breaker_rejections = breaker_rejections.load();
+  s.late_answers = late_answers.load();
+  s.payload_bytes_copied = payload_bytes_copied.load();
+  s.connections_opened = connections_opened.load();
+  return s;
+}
+
+}  // namespace simm::client

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "common/base/status.h"
+#include "common/metrics/metrics.h"
+
+namespace simm::metrics {
+
+struct HttpRequest {
+  std::string path;
+  std::map<std::string, std::string> parameters;  // of the query; the last one of a name
+};
+struct HttpReply {
+  int status = 200;
+  std::string content_type = "text/plain; charset=utf-8";
+  std::string body;
+};
+using HttpHandler = std::function<HttpReply(const HttpRequest& request)>;
+
+struct HttpOptions {
+  std::string address;  // HOST:PORT, port 0 for any free one
+  // Ok: /readyz answers 200 "ok". Otherwise 503 with the message. Empty: always ready.
+  std::function<Status()> ready;
+  // A connection on which no byte moves for so long is closed.
+  int idle_seconds = 3;
+};
+
+// The small HTTP server of each process, for scrapers, probes and people: GET /metrics, /healthz,
+// /readyz and added routes; 404 elsewhere. Thread-safe; owns 4 workers and one accepting thread.
+//
+// Bounds: one request a connection, its head at most 8 KiB a line and its body 64 KiB; a silence of
+// idle_seconds ends it; 64 accepted connections wait, the others stay in the kernel's queue.
+class HttpServer {
+ public:
+  // Listens and serves. `registry` must outlive the server. kInvalidArgument: not an address.
+  // kUnavailable: the port is taken or not allowed; the message names --http. "off" is the
+  // caller's: then there is no server.
+  static Result<std::unique_ptr<HttpServer>> Start(const HttpOptions& options, Registry& registry);
+  // Waits for requests being answered.
+  ~HttpServer();
+
+  // Answers GET of exactly this path. The handler runs on any worker, also several at once.
+  void AddRoute(const std::string& path, HttpHandler handler);
+
+  // Where it listens, with the port that was given to it: "0.0.0.0:30080".
+  const std::string& address() const { return address_; }
+  uint16_t port() const { return port_; }
+
+ private:
+  class State;
+  explicit HttpServer(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+  std::string address_;
+  uint16_t port_ = 0;
+};
+
+}  // namespace simm::metrics

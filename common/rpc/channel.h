@@ -1,0 +1,37 @@
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <string>
+
+#include "common/base/clock.h"
+#include "common/base/status.h"
+
+// Inside common/rpc only: how this project sets up gRPC. (The one header here that shows gRPC.)
+namespace simm::rpc {
+
+// Bounds of the control plane. The largest message is a snapshot: 4096 servers of at most 0.8 KiB,
+// 65536 * 3 owners of at most 10 B with their sources, 65536 namespaces of at most 0.14 KiB.
+inline constexpr int kMaxUpdateBytes = 16 << 20;
+inline constexpr int kMaxRequestBytes = 64 << 10;
+inline constexpr int kMaxServerThreads = 256;
+
+// A channel to "host:port". Not connected yet; connects on the first call, gives an attempt 1 s, and
+// tries again 50 to 500 ms after a failure. No proxy from the environment.
+std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address);
+
+// Channels of this process by address, kept while somebody uses them or was using them lately.
+std::shared_ptr<grpc::Channel> SharedChannel(const std::string& address);
+
+// Status <-> grpc::Status. SiMM's code travels in the details; without them (a gRPC-made error) the
+// gRPC code decides.
+grpc::Status ToGrpc(const Status& status);
+Status FromGrpc(const grpc::Status& status, const std::string& peer);
+
+// Sends the log lines of gRPC and protobuf to ours, at debug level. Once per process; cheap afterwards.
+void RouteLibraryLogs();
+
+void SetDeadline(grpc::ClientContext& context, Duration timeout);
+
+}  // namespace simm::rpc

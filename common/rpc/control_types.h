@@ -1,0 +1,101 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/base/ids.h"
+#include "common/routing/route_table.h"
+
+// What is said on the control plane, as plain structs: the form in which the three processes see it.
+// Protobuf is converted to and from these in common/rpc and nowhere else.
+namespace simm::rpc {
+
+struct RegisterRequest {
+  Id128 expected_cluster;  // zero: any; else kWrongCluster from a manager of another
+  std::string name;
+  Id128 pool_id;
+  uint64_t incarnation = 0;
+  Id128 boot_id;
+  std::string control_address;
+  std::string data_address;
+  std::string zone;
+  uint64_t weight = 0;
+  std::string version;  // of the program
+};
+struct RegisterReply {
+  ServerId id = kNoServer;
+  MapVersion map;
+  uint32_t heartbeat_ms = 0;  // how often the manager wants to hear
+  uint32_t dead_ms = 0;
+};
+
+// Capacity in bytes by state of DESIGN 4 and counters since start; what a data server reports.
+struct ServerStats {
+  uint64_t data_bytes = 0;
+  uint64_t free_bytes = 0;
+  uint64_t granted_bytes = 0;
+  uint64_t live_bytes = 0;
+  uint64_t limbo_bytes = 0;
+  uint64_t pinned_bytes = 0;
+  uint64_t live_value_bytes = 0;
+  uint64_t entries = 0;
+  uint64_t hits = 0;
+  uint64_t misses = 0;
+  uint64_t puts = 0;
+  uint64_t evictions = 0;
+  uint64_t bytes_read = 0;
+  uint64_t bytes_written = 0;
+  uint64_t connections = 0;
+};
+
+struct HeartbeatRequest {
+  ServerId id = kNoServer;
+  Id128 boot_id;
+  MapVersion map;  // that the server has applied
+  ServerStats stats;
+};
+struct HeartbeatReply {
+  MapVersion map;           // the newest
+  bool register_again = false;  // the manager does not know this boot (any more)
+};
+
+struct NodeStatus {
+  ServerRecord record;
+  uint32_t shards = 0;
+  uint64_t silent_ms = 0;  // since its last word
+  MapVersion map;
+  ServerStats stats;
+  std::string version;
+};
+struct ClusterStatus {
+  MapVersion map;
+  std::string manager_version;
+  uint64_t uptime_ms = 0;
+  uint64_t watchers = 0;
+  std::vector<NodeStatus> nodes;
+  std::vector<std::string> namespaces;
+};
+
+// Client -> data server, before the first byte of data.
+struct HandshakeRequest {
+  Id128 expected_cluster;
+  ServerId expected_server = kNoServer;  // zero: any
+  std::string client_name;               // host:pid, for people
+  std::vector<std::string> transports;   // that the client can speak, in its order of preference
+};
+struct HandshakeReply {
+  ServerId server = kNoServer;
+  std::string server_name;
+  MapVersion map;
+  uint64_t incarnation = 0;
+  Id128 boot_id;
+  uint64_t session = 0;
+  std::string transport;   // chosen
+  std::string endpoint;    // opaque blob of that transport; tcp: "host:port"
+  uint64_t layout = 0;     // fingerprint of the pool's layout; 0 when not offered
+  uint64_t max_value_bytes = 0;
+  uint32_t session_timeout_ms = 0;
+};
+
+}  // namespace simm::rpc

@@ -1,0 +1,289 @@
+#include "common/rpc/convert.h"
+
+namespace simm::rpc {
+namespace {
+
+// A state that this version does not know is one of a newer version: the server is in the map, and the
+// rows say what it owns.
+ServerState StateOf(int number) {
+  const bool known = number >= v1::SERVER_STATE_ALIVE && number <= v1::SERVER_STATE_DRAINING;
+  return known ? static_cast<ServerState>(number) : ServerState::kAlive;
+}
+
+}  // namespace
+
+v1::Id128 ToProto(const Id128& id) {
+  v1::Id128 out;
+  out.set_high(id.high);
+  out.set_low(id.low);
+  return out;
+}
+
+v1::MapVersion ToProto(const MapVersion& version) {
+  v1::MapVersion out;
+  *out.mutable_cluster() = ToProto(version.cluster);
+  out.set_term(version.term);
+  out.set_epoch(version.epoch);
+  return out;
+}
+
+v1::ServerRecord ToProto(const ServerRecord& record) {
+  v1::ServerRecord out;
+  out.set_id(record.id);
+  out.set_name(record.name);
+  *out.mutable_pool_id() = ToProto(record.pool_id);
+  out.set_incarnation(record.incarnation);
+  *out.mutable_boot_id() = ToProto(record.boot_id);
+  out.set_control_address(record.control_address);
+  out.set_data_address(record.data_address);
+  out.set_zone(record.zone);
+  out.set_weight(record.weight);
+  out.set_state(static_cast<v1::ServerState>(record.state));
+  return out;
+}
+
+v1::ServerStats ToProto(const ServerStats& stats) {
+  v1::ServerStats out;
+  out.set_data_bytes(stats.data_bytes);
+  out.set_free_bytes(stats.free_bytes);
+  out.set_granted_bytes(stats.granted_bytes);
+  out.set_live_bytes(stats.live_bytes);
+  out.set_limbo_bytes(stats.limbo_bytes);
+  out.set_pinned_bytes(stats.pinned_bytes);
+  out.set_live_value_bytes(stats.live_value_bytes);
+  out.set_entries(stats.entries);
+  out.set_hits(stats.hits);
+  out.set_misses(stats.misses);
+  out.set_puts(stats.puts);
+  out.set_evictions(stats.evictions);
+  out.set_bytes_read(stats.bytes_read);
+  out.set_bytes_written(stats.bytes_written);
+  out.set_connections(stats.connections);
+  return out;
+}
+
+v1::NodeStatus ToProto(const NodeStatus& node) {
+  v1::NodeStatus out;
+  *out.mutable_record() = ToProto(node.record);
+  out.set_shards(node.shards);
+  out.set_silent_ms(node.silent_ms);
+  *out.mutable_map() = ToProto(node.map);
+  *out.mutable_stats() = ToProto(node.stats);
+  out.set_version(node.version);
+  return out;
+}
+
+v1::RegisterRequest ToProto(const RegisterRequest& request) {
+  v1::RegisterRequest out;
+  *out.mutable_expected_cluster() = ToProto(request.expected_cluster);
+  out.set_name(request.name);
+  *out.mutable_pool_id() = ToProto(request.pool_id);
+  out.set_incarnation(request.incarnation);
+  *out.mutable_boot_id() = ToProto(request.boot_id);
+  out.set_control_address(request.control_address);
+  out.set_data_address(request.data_address);
+  out.set_zone(request.zone);
+  out.set_weight(request.weight);
+  out.set_version(request.version);
+  return out;
+}
+
+v1::RegisterReply ToProto(const RegisterReply& reply) {
+  v1::RegisterReply out;
+  out.set_id(reply.id);
+  *out.mutable_map() = ToProto(reply.map);
+  out.set_heartbeat_ms(reply.heartbeat_ms);
+  out.set_dead_ms(reply.dead_ms);
+  return out;
+}
+
+v1::HeartbeatRequest ToProto(const HeartbeatRequest& request) {
+  v1::HeartbeatRequest out;
+  out.set_id(request.id);
+  *out.mutable_boot_id() = ToProto(request.boot_id);
+  *out.mutable_map() = ToProto(request.map);
+  *out.mutable_stats() = ToProto(request.stats);
+  return out;
+}
+
+v1::HeartbeatReply ToProto(const HeartbeatReply& reply) {
+  v1::HeartbeatReply out;
+  *out.mutable_map() = ToProto(reply.map);
+  out.set_register_again(reply.register_again);
+  return out;
+}
+
+v1::ClusterStatus ToProto(const ClusterStatus& status) {
+  v1::ClusterStatus out;
+  *out.mutable_map() = ToProto(status.map);
+  out.set_manager_version(status.manager_version);
+  out.set_uptime_ms(status.uptime_ms);
+  out.set_watchers(status.watchers);
+  for (const auto& entry : status.nodes) *out.add_nodes() = ToProto(entry);
+  for (const std::string& entry : status.namespaces) out.add_namespaces(entry);
+  return out;
+}
+
+v1::HandshakeRequest ToProto(const HandshakeRequest& request) {
+  v1::HandshakeRequest out;
+  *out.mutable_expected_cluster() = ToProto(request.expected_cluster);
+  out.set_expected_server(request.expected_server);
+  out.set_client_name(request.client_name);
+  for (const std::string& entry : request.transports) out.add_transports(entry);
+  return out;
+}
+
+v1::HandshakeReply ToProto(const HandshakeReply& reply) {
+  v1::HandshakeReply out;
+  out.set_server(reply.server);
+  out.set_server_name(reply.server_name);
+  *out.mutable_map() = ToProto(reply.map);
+  out.set_incarnation(reply.incarnation);
+  *out.mutable_boot_id() = ToProto(reply.boot_id);
+  out.set_session(reply.session);
+  out.set_transport(reply.transport);
+  out.set_endpoint(reply.endpoint);
+  out.set_layout(reply.layout);
+  out.set_max_value_bytes(reply.max_value_bytes);
+  out.set_session_timeout_ms(reply.session_timeout_ms);
+  return out;
+}
+
+Id128 FromProto(const v1::Id128& id) {
+  Id128 out;
+  out.high = id.high();
+  out.low = id.low();
+  return out;
+}
+
+MapVersion FromProto(const v1::MapVersion& version) {
+  MapVersion out;
+  out.cluster = FromProto(version.cluster());
+  out.term = version.term();
+  out.epoch = version.epoch();
+  return out;
+}
+
+ServerRecord FromProto(const v1::ServerRecord& record) {
+  ServerRecord out;
+  out.id = record.id();
+  out.name = record.name();
+  out.pool_id = FromProto(record.pool_id());
+  out.incarnation = record.incarnation();
+  out.boot_id = FromProto(record.boot_id());
+  out.control_address = record.control_address();
+  out.data_address = record.data_address();
+  out.zone = record.zone();
+  out.weight = record.weight();
+  out.state = StateOf(record.state());
+  return out;
+}
+
+ServerStats FromProto(const v1::ServerStats& stats) {
+  ServerStats out;
+  out.data_bytes = stats.data_bytes();
+  out.free_bytes = stats.free_bytes();
+  out.granted_bytes = stats.granted_bytes();
+  out.live_bytes = stats.live_bytes();
+  out.limbo_bytes = stats.limbo_bytes();
+  out.pinned_bytes = stats.pinned_bytes();
+  out.live_value_bytes = stats.live_value_bytes();
+  out.entries = stats.entries();
+  out.hits = stats.hits();
+  out.misses = stats.misses();
+  out.puts = stats.puts();
+  out.evictions = stats.evictions();
+  out.bytes_read = stats.bytes_read();
+  out.bytes_written = stats.bytes_written();
+  out.connections = stats.connections();
+  return out;
+}
+
+NodeStatus FromProto(const v1::NodeStatus& node) {
+  NodeStatus out;
+  out.record = FromProto(node.record());
+  out.shards = node.shards();
+  out.silent_ms = node.silent_ms();
+  out.map = FromProto(node.map());
+  out.stats = FromProto(node.stats());
+  out.version = node.version();
+  return out;
+}
+
+RegisterRequest FromProto(const v1::RegisterRequest& request) {
+  RegisterRequest out;
+  out.expected_cluster = FromProto(request.expected_cluster());
+  out.name = request.name();
+  out.pool_id = FromProto(request.pool_id());
+  out.incarnation = request.incarnation();
+  out.boot_id = FromProto(request.boot_id());
+  out.control_address = request.control_address();
+  out.data_address = request.data_address();
+  out.zone = request.zone();
+  out.weight = request.weight();
+  out.version = request.version();
+  return out;
+}
+
+RegisterReply FromProto(const v1::RegisterReply& reply) {
+  RegisterReply out;
+  out.id = reply.id();
+  out.map = FromProto(reply.map());
+  out.heartbeat_ms = reply.heartbeat_ms();
+  out.dead_ms = reply.dead_ms();
+  return out;
+}
+
+HeartbeatRequest FromProto(const v1::HeartbeatRequest& request) {
+  HeartbeatRequest out;
+  out.id = request.id();
+  out.boot_id = FromProto(request.boot_id());
+  out.map = FromProto(request.map());
+  out.stats = FromProto(request.stats());
+  return out;
+}
+
+HeartbeatReply FromProto(const v1::HeartbeatReply& reply) {
+  HeartbeatReply out;
+  out.map = FromProto(reply.map());
+  out.register_again = reply.register_again();
+  return out;
+}
+
+ClusterStatus FromProto(const v1::ClusterStatus& status) {
+  ClusterStatus out;
+  out.map = FromProto(status.map());
+  out.manager_version = status.manager_version();
+  out.uptime_ms = status.uptime_ms();
+  out.watchers = status.watchers();
+  for (const auto& entry : status.nodes()) out.nodes.push_back(FromProto(entry));
+  out.namespaces.assign(status.namespaces().begin(), status.namespaces().end());
+  return out;
+}
+
+HandshakeRequest FromProto(const v1::HandshakeRequest& request) {
+  HandshakeRequest out;
+  out.expected_cluster = FromProto(request.expected_cluster());
+  out.expected_server = request.expected_server();
+  out.client_name = request.client_name();
+  out.transports.assign(request.transports().begin(), request.transports().end());
+  return out;
+}
+
+HandshakeReply FromProto(const v1::HandshakeReply& reply) {
+  HandshakeReply out;
+  out.server = reply.server();
+  out.server_name = reply.server_name();
+  out.map = FromProto(reply.map());
+  out.incarnation = reply.incarnation();
+  out.boot_id = FromProto(reply.boot_id());
+  out.session = reply.session();
+  out.transport = reply.transport();
+  out.endpoint = reply.endpoint();
+  out.layout = reply.layout();
+  out.max_value_bytes = reply.max_value_bytes();
+  out.session_timeout_ms = reply.session_timeout_ms();
+  return out;
+}
+
+}  // namespace simm::rpc

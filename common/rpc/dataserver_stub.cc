@@ -1,0 +1,42 @@
+#include "common/rpc/dataserver_stub.h"
+
+#include "common/routing/host_port.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/convert.h"
+#include "proto/dataserver.grpc.pb.h"
+
+namespace simm::rpc {
+namespace {
+
+Result<std::unique_ptr<v1::DataServer::Stub>> StubOf(const std::string& address) {
+  if (Result<HostPort> parsed = ParseHostPort(address); !parsed.ok()) return parsed.status();
+  return v1::DataServer::NewStub(SharedChannel(address));
+}
+
+}  // namespace
+
+Result<HandshakeReply> Handshake(const std::string& address, const HandshakeRequest& request,
+                                 Duration timeout) {
+  auto stub = StubOf(address);
+  if (!stub.ok()) return stub.status();
+  grpc::ClientContext context;
+  SetDeadline(context, timeout);
+  v1::HandshakeReply reply;
+  const grpc::Status status = stub.value()->Handshake(&context, ToProto(request), &reply);
+  if (!status.ok()) return FromGrpc(status, address);
+  return FromProto(reply);
+}
+
+Result<NodeStatus> GetServerStatus(const std::string& address, Duration timeout) {
+  auto stub = StubOf(address);
+  if (!stub.ok()) return stub.status();
+  grpc::ClientContext context;
+  SetDeadline(context, timeout);
+  v1::NodeStatus reply;
+  const grpc::Status status =
+      stub.value()->GetStatus(&context, v1::GetServerStatusRequest(), &reply);
+  if (!status.ok()) return FromGrpc(status, address);
+  return FromProto(reply);
+}
+
+}  // namespace simm::rpc

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <string>
+
+#include "common/base/clock.h"
+#include "common/base/status.h"
+#include "common/rpc/control_types.h"
+
+namespace simm::rpc {
+
+// Calls to one data server's control address ("host:port"). They block, and end within `timeout`:
+// kUnavailable (nobody there), kDeadlineExceeded, kInvalidArgument (not an address), or what the
+// server said (kWrongCluster, kWrongOwner, kFailedPrecondition). Thread-safe. Connections are kept and
+// shared by the process.
+Result<HandshakeReply> Handshake(const std::string& address, const HandshakeRequest& request,
+                                 Duration timeout);
+// Record, map, stats and version of the server; `shards` by its own map, `silent_ms` zero.
+Result<NodeStatus> GetServerStatus(const std::string& address, Duration timeout);
+
+}  // namespace simm::rpc

@@ -1,0 +1,110 @@
+#include "dataserver/data_service.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "common/base/limits.h"
+#include "common/base/log.h"
+
+namespace simm::dataserver {
+
+DataService::DataService(DataContext& context, std::unique_ptr<transport::Acceptor> acceptor, size_t threads)
+    : context_(context), acceptor_(std::move(acceptor)) {
+  for (size_t i = 0; i < std::max<size_t>(1, threads); ++i) {
+    auto& worker = *workers_.emplace_back(std::make_unique<Worker>());
+    worker.loop.SetTick(std::chrono::seconds(1), [this, &worker] { Tick(worker); });
+  }
+  workers_[0]->loop.Watch(acceptor_->PollFd(), POLLIN, [this](uint32_t) { AcceptWaiting(); });
+  for (auto& worker : workers_) {
+    worker->thread = std::thread([&worker] { worker->loop.Run(); });
+  }
+}
+
+DataService::~DataService() { Stop(Duration::zero()); }
+
+void DataService::Stop(Duration grace) {
+  if (std::exchange(stopped_, true)) return;
+  workers_[0]->loop.Post([this] { workers_[0]->loop.Forget(acceptor_->PollFd()); });
+  // In-flight answers: a client that reads gets the rest of what it has asked for.
+  const Instant end = context_.clock.Now() + grace;
+  while (context_.metrics.connections.load() > 0 && context_.clock.Now() < end) {
+    std::atomic<size_t> asked{0};
+    std::atomic<size_t> busy{0};
+    for (auto& worker : workers_) {
+      worker->loop.Post([&worker, &busy, &asked] {
+        for (auto& [fd, session] : worker->sessions) busy += session->Busy() ? 1 : 0;
+        ++asked;
+      });
+    }
+    while (asked.load() < workers_.size()) std::this_thread::yield();
+    if (busy.load() == 0) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  for (auto& worker : workers_) worker->loop.Stop();
+  for (auto& worker : workers_) {
+    worker->thread.join();
+    worker->sessions.clear();
+  }
+  acceptor_.reset();
+}
+
+void DataService::AcceptWaiting() {
+  while (auto connection = acceptor_->Accept()) {
+    if (context_.metrics.connections.load(std::memory_order_relaxed) >= limits::kMaxConnections) {
+      context_.metrics.connections_refused.fetch_add(1, std::memory_order_relaxed);
+      continue;
+    }
+    context_.metrics.connections_accepted.fetch_add(1, std::memory_order_relaxed);
+    auto& worker = **std::min_element(workers_.begin(), workers_.end(), [](const auto& a, const auto& b) {
+      return a->load.load(std::memory_order_relaxed) < b->load.load(std::memory_order_relaxed);
+    });
+    worker.load.fetch_add(1, std::memory_order_relaxed);
+    // std::function wants copyable captures.
+    auto holder = std::make_shared<std::unique_ptr<transport::Connection>>(std::move(connection));
+    worker.loop.Post([this, &worker, holder] { Adopt(worker, holder); });
+  }
+}
+
+void DataService::Adopt(Worker& worker, std::shared_ptr<std::unique_ptr<transport::Connection>> connection) {
+  const int fd = (*connection)->PollFd();
+  auto session = std::make_unique<DataSession>(context_, std::move(*connection));
+  const short events = session->connection().PollEvents();
+  worker.sessions[fd] = std::move(session);
+  worker.loop.Watch(fd, events, [this, &worker, fd](uint32_t) { Drive(worker, fd); });
+}
+
+void DataService::Drive(Worker& worker, int fd) {
+  const auto it = worker.sessions.find(fd);
+  if (it == worker.sessions.end()) return;
+  DataSession& session = *it->second;
+  const bool open = session.Progress();
+  if (!open) {
+    worker.loop.Forget(fd);
+    worker.sessions.erase(it);
+    worker.load.fetch_sub(1, std::memory_order_relaxed);
+    return;
+  }
+  worker.loop.Change(fd, session.connection().PollEvents());
+  if (session.WantsProgress()) {
+    worker.loop.Post([this, &worker, fd] { Drive(worker, fd); });
+  }
+}
+
+void DataService::Tick(Worker& worker) {
+  if (&worker == workers_[0].get()) context_.sessions.Expire();
+  const Instant now = context_.clock.Now();
+  std::vector<int> closed;
+  for (auto& [fd, session] : worker.sessions) {
+    session->Tick(now);
+    if (session->connection().closed()) closed.push_back(fd);
+  }
+  for (const int fd : closed) {
+    worker.loop.Forget(fd);
+    worker.sessions.erase(fd);
+    worker.load.fetch_sub(1, std::memory_order_relaxed);
+  }
+}
+
+}  // namespace simm::dataserver

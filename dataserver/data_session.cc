@@ -1,0 +1,430 @@
+#include "dataserver/data_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/base/limits.h"
+#include "common/base/log.h"
+
+namespace simm::dataserver {
+namespace {
+
+constexpr uint32_t kBusyRetryMs = 5;
+
+std::optional<DataOp> OpOf(protocol::MessageType type) {
+  switch (type) {
+    case protocol::MessageType::kGet:
+      return DataOp::kGet;
+    case protocol::MessageType::kExists:
+      return DataOp::kExists;
+    case protocol::MessageType::kRemove:
+      return DataOp::kRemove;
+    case protocol::MessageType::kTouch:
+      return DataOp::kTouch;
+    case protocol::MessageType::kScrub:
+      return DataOp::kScrub;
+    case protocol::MessageType::kPut:
+      return DataOp::kPut;
+    default:
+      return std::nullopt;
+  }
+}
+
+}  // namespace
+
+DataSession::DataSession(DataContext& context, std::unique_ptr<transport::Connection> connection)
+    : context_(context), connection_(std::move(connection)), last_moved_(context.clock.Now()) {
+  connection_->Start(this);
+  context_.metrics.connections.fetch_add(1, std::memory_order_relaxed);
+}
+
+DataSession::~DataSession() {
+  connection_->Close();
+  context_.metrics.connections.fetch_sub(1, std::memory_order_relaxed);
+}
+
+bool DataSession::Progress() {
+  resumed_ = false;
+  if (!connection_->Progress()) return false;
+  PumpGet();
+  // What PumpGet has posted goes out now, not at the next readiness event.
+  if (streaming_) {
+    if (!connection_->Progress()) return false;
+    PumpGet();
+  }
+  return !connection_->closed();
+}
+
+// Back-pressure: no further request while an answer streams or while the peer does not read its replies.
+void DataSession::Pace() {
+  const bool pause = streaming_ || window_.size() > limits::kMaxUnreadReplies;
+  if (paused_ && !pause) resumed_ = true;
+  if (paused_ != pause) connection_->PauseReceive(pause);
+  paused_ = pause;
+}
+
+void DataSession::Tick(Instant now) {
+  const auto& counters = connection_->counters();
+  const uint64_t bytes = counters.bytes_in + counters.bytes_out;
+  if (bytes != last_bytes_) {
+    last_bytes_ = bytes;
+    last_moved_ = now;
+    return;
+  }
+  const bool within_message = type_.has_value() || streaming_;
+  if (within_message && now - last_moved_ > limits::kStalledPeer) {
+    context_.metrics.stalled_closed.fetch_add(1, std::memory_order_relaxed);
+    connection_->Close();
+  } else if (session_ == 0 ? now - last_moved_ > limits::kSessionTimeout
+                           : !context_.sessions.IsOpen(session_)) {
+    connection_->Close();
+  }
+}
+
+void DataSession::Refuse(const Status& why) {
+  static LogLimiter limiter(std::chrono::seconds(1));
+  context_.metrics.protocol_errors.fetch_add(1, std::memory_order_relaxed);
+  if (const int64_t more = limiter.Allow(context_.clock.Now()); more >= 0) {
+    SIMM_LOG_WARN("closing data connection of {}: {} ({} more since)", connection_->PeerName(), why.ToString(), more);
+  }
+  connection_->Close();
+}
+
+protocol::MapStamp DataSession::Stamp() const {
+  if (table_ == nullptr) return {};
+  return {table_->version().term, table_->version().epoch};
+}
+
+// Takes the newest map for the request at hand.
+bool DataSession::LoadMap() {
+  auto table = context_.map.Get();
+  if (table != table_) {
+    table_ = std::move(table);
+    seed_.reset();
+  }
+  return table_ != nullptr;
+}
+
+// kOk and the hash, or why this server does not answer for the key.
+Code DataSession::CheckKey(NamespaceId ns, std::string_view key, Hash128* hash) {
+  if (table_ == nullptr) return Code::kWrongOwner;
+  if (!seed_ || seed_namespace_ != ns) {
+    seed_.reset();
+    for (const auto& [id, name] : table_->contents().namespaces) {
+      if (id == ns) seed_ = NamespaceSeed(name);
+    }
+    seed_namespace_ = ns;
+  }
+  // A namespace that only the client's newer map knows: it waits until this server has that map too.
+  if (!seed_) return Code::kWrongOwner;
+  *hash = HashKey(key, *seed_);
+  const ServerId self = context_.self.load(std::memory_order_acquire);
+  for (const ShardOwner& owner : table_->Owners(ShardOf(*hash))) {
+    if (owner.server == self && self != kNoServer) return Code::kOk;
+  }
+  return Code::kWrongOwner;
+}
+
+transport::PayloadTarget DataSession::OnMessage(uint64_t request_id, ByteSpan body, uint64_t payload_bytes) {
+  if (session_ == 0) session_ = connection_->Tag().session;
+  context_.sessions.Touch(session_);
+  const auto type = protocol::TypeOf(body);
+  if (!type.ok()) {
+    Refuse(type.status());
+    return {};
+  }
+  type_ = *type;
+  request_id_ = request_id;
+  body_.assign(body.begin(), body.end());
+  received_ = context_.clock.Now();
+  LoadMap();
+  if (*type == protocol::MessageType::kPut) return BeginPut(body_, payload_bytes);
+  if (payload_bytes != 0) {
+    Refuse(Status(Code::kProtocolError, "payload on a message that takes none"));
+  }
+  return {};
+}
+
+void DataSession::OnPayload(ByteSpan landed) {
+  if (grant_ && context_.verify_puts) put_checksum_.Update(landed);
+}
+
+void DataSession::OnMessageEnd(uint64_t, std::optional<uint64_t> trailer) {
+  const protocol::MessageType type = *type_;
+  switch (type) {
+    case protocol::MessageType::kPut:
+      EndPut(trailer);
+      break;
+    case protocol::MessageType::kPing: {
+      protocol::Ping ping;
+      if (Status s = protocol::Decode(body_, &ping); !s.ok()) return Refuse(s);
+      protocol::MessageBuffer buffer;
+      ReplyWith(protocol::EncodePong(ping, buffer));
+      break;
+    }
+    case protocol::MessageType::kGet:
+    case protocol::MessageType::kExists:
+    case protocol::MessageType::kRemove:
+    case protocol::MessageType::kTouch:
+    case protocol::MessageType::kScrub:
+      if (Status s = protocol::Decode(body_, &keys_); !s.ok()) return Refuse(s);
+      if (type == protocol::MessageType::kGet) return BeginGet();
+      AnswerKeys();
+      break;
+    default:
+      return Refuse(Status(Code::kProtocolError, "message type " + std::to_string(static_cast<int>(type)) +
+                                                     " is not served over this transport"));
+  }
+  if (const auto op = OpOf(type)) context_.metrics.ObserveRequest(*op, context_.clock.Now() - received_);
+  type_.reset();
+}
+
+void DataSession::OnClosed(const Status& why) {
+  if (grant_) {
+    context_.pool.Abandon(*grant_);
+    grant_.reset();
+    context_.metrics.abandoned_puts.fetch_add(1, std::memory_order_relaxed);
+  }
+  if (why.code() == Code::kProtocolError) {
+    context_.metrics.protocol_errors.fetch_add(1, std::memory_order_relaxed);
+  }
+  streaming_ = false;
+  type_.reset();
+}
+
+// ---- put
+
+transport::PayloadTarget DataSession::BeginPut(ByteSpan body, uint64_t payload_bytes) {
+  grant_.reset();
+  if (Status s = protocol::Decode(body, &put_); !s.ok()) {
+    Refuse(s);
+    return {};
+  }
+  if (put_.value_bytes != payload_bytes) {
+    Refuse(Status(Code::kProtocolError, "put whose payload differs from its length"));
+    return {};
+  }
+  put_code_ = CheckKey(put_.namespace_id, put_.key, &put_hash_);
+  if (put_code_ == Code::kOk && put_.ttl_ms != 0) put_code_ = Code::kInvalidArgument;
+  if (put_code_ == Code::kOk && put_.mode == 0) {
+    uint64_t length = 0;
+    if (context_.pool.Lookup(put_hash_, put_.namespace_id, put_.key, &length) == Code::kOk) {
+      put_code_ = Code::kExists;  // the payload is discarded
+    }
+  }
+  if (put_code_ != Code::kOk) return {};
+  auto grant = context_.pool.Allocate(put_hash_, put_.namespace_id, put_.key, put_.value_bytes);
+  if (!grant.ok()) {
+    put_code_ = grant.code();
+    return {};
+  }
+  grant_ = *grant;
+  put_checksum_.Reset();
+  transport::PayloadTarget target;
+  target.segments[0] = {grant_->value.data(), grant_->value.size(), nullptr};
+  target.count = 1;
+  return target;
+}
+
+void DataSession::EndPut(std::optional<uint64_t> trailer) {
+  uint64_t generation = 0;
+  if (grant_) {
+    const Grant grant = *std::exchange(grant_, std::nullopt);
+    if (!trailer || (context_.verify_puts && put_checksum_.Digest() != *trailer)) {
+      put_code_ = Code::kCorrupt;
+      context_.pool.Abandon(grant);
+    } else {
+      generation = grant.generation;
+      const PutHints hints = {put_.parent, put_.depth, 0};
+      put_code_ = context_.pool.Commit(grant, put_hash_, put_.namespace_id, put_.key,
+                                       put_.mode == 1 ? PutMode::kReplace : PutMode::kIfAbsent, *trailer, hints);
+      if (put_code_ == Code::kOk) {
+        context_.metrics.value_bytes_in.fetch_add(put_.value_bytes, std::memory_order_relaxed);
+      }
+    }
+  } else if (put_code_ == Code::kExists) {
+    context_.pool.Touch(put_hash_, put_.namespace_id, put_.key);
+  }
+  context_.metrics.CountKeys(DataOp::kPut, put_code_);
+  protocol::PutReply reply = {.code = put_code_,
+                              .retry_after_ms = put_code_ == Code::kBusy ? kBusyRetryMs : 0,
+                              .generation = generation,
+                              .map = Stamp()};
+  protocol::MessageBuffer buffer;
+  ReplyWith(protocol::Encode(reply, buffer));
+}
+
+// ---- exists, remove, touch, scrub
+
+Code DataSession::AnswerKey(const protocol::KeyEntry& entry) {
+  Hash128 hash;
+  if (const Code code = CheckKey(keys_.namespace_id, entry.key, &hash); code != Code::kOk) return code;
+  uint64_t length = 0;
+  switch (keys_.type) {
+    case protocol::MessageType::kRemove:
+      return context_.pool.Remove(hash, keys_.namespace_id, entry.key);
+    case protocol::MessageType::kScrub:
+      return context_.pool.Scrub(hash, keys_.namespace_id, entry.key) ? Code::kOk : Code::kMiss;
+    default:
+      return context_.pool.Lookup(hash, keys_.namespace_id, entry.key, &length);
+  }
+}
+
+// A chain comes root first; touched deepest first, its root ends up most recent and outlives its leaves.
+void DataSession::TouchInReverse(const std::vector<Code>& codes) {
+  for (size_t i = codes.size(); i-- > 0;) {
+    if (codes[i] != Code::kOk) continue;
+    const std::string_view key = keys_.keys[i].key;
+    context_.pool.Touch(HashKey(key, *seed_), keys_.namespace_id, key);
+  }
+}
+
+void DataSession::AnswerKeys() {
+  protocol::KeysReply reply;
+  reply.map = Stamp();
+  reply.codes.reserve(keys_.keys.size());
+  const DataOp op = *OpOf(keys_.type);
+  for (const protocol::KeyEntry& entry : keys_.keys) {
+    reply.codes.push_back(AnswerKey(entry));
+    context_.metrics.CountKeys(op, reply.codes.back());
+  }
+  if (op == DataOp::kExists || op == DataOp::kTouch) TouchInReverse(reply.codes);
+  protocol::MessageBuffer buffer;
+  ReplyWith(protocol::Encode(reply, buffer));
+}
+
+// ---- get
+
+void DataSession::BeginGet() {
+  streaming_ = true;
+  next_key_ = 0;
+  get_codes_.assign(keys_.keys.size(), Code::kMiss);
+  Pace();
+  PumpGet();
+}
+
+// Answers the next key, or the next run of keys without a value.
+void DataSession::AddGetRecord() {
+  const bool allow_shorter = (keys_.flags & protocol::kGetAllowShorter) != 0;
+  const size_t first = next_key_;
+  protocol::GetRecord record = {.index = static_cast<uint16_t>(first), .map = Stamp()};
+  StreamedValue streamed;
+  transport::ConstSegment payload;
+  Code run_code = Code::kOk;
+  while (next_key_ < keys_.keys.size()) {
+    const protocol::KeyEntry& entry = keys_.keys[next_key_];
+    Hash128 hash;
+    PinnedValue pinned;
+    Code code = CheckKey(keys_.namespace_id, entry.key, &hash);
+    if (code == Code::kOk) code = context_.pool.Acquire(hash, keys_.namespace_id, entry.key, &pinned);
+    if (next_key_ > first && code != run_code) {  // ends the run; looked at again for its own record
+      if (code == Code::kOk) context_.pool.Release(pinned);
+      break;
+    }
+    get_codes_[next_key_] = code;
+    ++next_key_;
+    run_code = code;
+    record.code = code;
+    if (code != Code::kOk) continue;
+    const uint64_t length = pinned.value.size();
+    record.value_bytes = static_cast<uint32_t>(length);
+    if (allow_shorter ? length > entry.capacity : length != entry.capacity) {
+      context_.pool.Release(pinned);
+      record.code = Code::kLengthMismatch;
+    } else {
+      record.key_bytes = static_cast<uint16_t>(entry.key.size());
+      record.checksum = pinned.checksum;
+      record.generation = pinned.generation;
+      payload = {pinned.head.data(), pinned.head.size() + length, nullptr};
+      streamed = {pinned, payload.size};
+      context_.metrics.value_bytes_out.fetch_add(length, std::memory_order_relaxed);
+    }
+    break;
+  }
+  record.run = static_cast<uint16_t>(next_key_ - first);
+  context_.metrics.CountKeys(DataOp::kGet, record.code, record.run);
+  protocol::MessageBuffer buffer;
+  PendingReply& reply = AddReply(protocol::Encode(record, buffer));
+  reply.payload = payload;
+  reply.has_payload = payload.data != nullptr;
+  window_bytes_ += streamed.bytes;
+  window_.push_back(std::move(streamed));
+}
+
+void DataSession::PumpGet() {
+  if (!streaming_ || connection_->closed()) return;
+  // Refilled when half empty: few, large doorbells.
+  if (window_bytes_ <= limits::kReplyWindowBytes / 2 && window_.size() <= limits::kReplyWindowItems / 2) {
+    while (next_key_ < keys_.keys.size() && window_bytes_ < limits::kReplyWindowBytes &&
+           window_.size() < limits::kReplyWindowItems) {
+      AddGetRecord();
+    }
+    Flush();
+  }
+  if (next_key_ < keys_.keys.size() || !window_.empty() || connection_->closed()) return;
+  TouchInReverse(get_codes_);
+  context_.metrics.ObserveRequest(DataOp::kGet, context_.clock.Now() - received_);
+  streaming_ = false;
+  type_.reset();
+  Pace();
+}
+
+void DataSession::OnComplete(const Status&) {
+  SIMM_CHECK(!window_.empty(), "a completion without a record");
+  const StreamedValue streamed = std::move(window_.front());
+  window_.pop_front();
+  window_bytes_ -= streamed.bytes;
+  if (streamed.pinned) context_.pool.Release(*streamed.pinned);
+  Pace();
+}
+
+// ---- replies
+
+// To be sent by Flush; the caller adds its entry to window_.
+DataSession::PendingReply& DataSession::AddReply(ByteSpan body) {
+  if (spare_.empty()) {
+    replies_.push_back(std::make_unique<PendingReply>());
+  } else {
+    replies_.push_back(std::move(spare_.back()));
+    spare_.pop_back();
+  }
+  PendingReply& reply = *replies_.back();
+  SIMM_CHECK(body.size() <= reply.body.size(), "reply longer than its buffer");
+  std::copy(body.begin(), body.end(), reply.body.begin());
+  reply.size = body.size();
+  reply.has_payload = false;
+  return reply;
+}
+
+void DataSession::ReplyWith(ByteSpan body) {
+  AddReply(body);
+  window_.push_back({});
+  Flush();
+}
+
+void DataSession::Flush() {
+  if (replies_.empty()) return;
+  std::vector<transport::WorkItem> items;
+  items.reserve(replies_.size());
+  for (const auto& reply : replies_) {
+    transport::WorkItem& item = items.emplace_back();
+    item.message.request_id = request_id_;
+    item.message.body = ByteSpan(reply->body).first(reply->size);
+    if (reply->has_payload) item.message.payload = {&reply->payload, 1};
+    item.completion = this;
+  }
+  const Status posted = connection_->Post(items);
+  for (auto& reply : replies_) spare_.push_back(std::move(reply));
+  replies_.clear();
+  if (spare_.size() > limits::kReplyWindowItems) spare_.resize(limits::kReplyWindowItems);
+  if (posted.ok()) return Pace();
+  // Nothing was posted and no completion will come: let go of what those records held.
+  for (size_t i = 0; i < items.size(); ++i) {
+    const StreamedValue streamed = std::move(window_.back());
+    window_.pop_back();
+    window_bytes_ -= streamed.bytes;
+    if (streamed.pinned) context_.pool.Release(*streamed.pinned);
+  }
+}
+
+}  // namespace simm::dataserver

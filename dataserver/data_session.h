@@ -1,0 +1,128 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/base/hash.h"
+#include "common/protocol/messages.h"
+#include "common/routing/map_holder.h"
+#include "common/transport/transport.h"
+#include "dataserver/data_metrics.h"
+#include "dataserver/pool.h"
+#include "dataserver/session_table.h"
+
+namespace simm::dataserver {
+
+// What all connections of a data server share. Borrowed; outlives them.
+struct DataContext {
+  Pool& pool;
+  SessionTable& sessions;
+  MapHolder& map;
+  DataMetrics& metrics;
+  const Clock& clock;
+  // Own id in the map; kNoServer until registered.
+  const std::atomic<ServerId>& self;
+  bool verify_puts = true;  // compare a put's checksum with its bytes before publishing
+};
+
+// The server's end of one data connection: decodes requests, answers them from the pool in the order in which they come.
+// One-thread. While an answer streams, no further request is begun, and at most kReplyWindowBytes (or one value)
+// are pinned for it: a slow reader holds no more.
+class DataSession final : public transport::Receiver, private transport::Completion {
+ public:
+  DataSession(DataContext& context, std::unique_ptr<transport::Connection> connection);
+  ~DataSession() override;
+
+  // Moves what can be moved; false when the connection is closed and the session can be destroyed.
+  bool Progress();
+  // Progress has more to do although the socket may not become ready again: call it soon.
+  bool WantsProgress() const { return resumed_; }
+  // Closes the connection if its session has ended or if it has been stuck within a message for too long.
+  void Tick(Instant now);
+  // A request is being received or answered.
+  bool Busy() const { return type_.has_value() || streaming_ || !window_.empty(); }
+  transport::Connection& connection() { return *connection_; }
+
+  transport::PayloadTarget OnMessage(uint64_t request_id, ByteSpan body, uint64_t payload_bytes) override;
+  void OnPayload(ByteSpan landed) override;
+  void OnMessageEnd(uint64_t request_id, std::optional<uint64_t> trailer) override;
+  void OnClosed(const Status& why) override;
+
+ private:
+  struct StreamedValue {
+    std::optional<PinnedValue> pinned;  // none for a run of misses
+    uint64_t bytes = 0;
+  };
+  struct PendingReply {
+    std::array<std::byte, 192> body;  // the longest reply is a KeysReply of 128 codes
+    size_t size = 0;
+    transport::ConstSegment payload;
+    bool has_payload = false;
+  };
+
+  void OnComplete(const Status& status) override;  // of the oldest streamed record or reply
+
+  void Refuse(const Status& why);
+  bool LoadMap();
+  Code CheckKey(NamespaceId ns, std::string_view key, Hash128* hash);
+  transport::PayloadTarget BeginPut(ByteSpan body, uint64_t payload_bytes);
+  void EndPut(std::optional<uint64_t> trailer);
+  void BeginGet();
+  void PumpGet();
+  void AddGetRecord();
+  void AnswerKeys();
+  Code AnswerKey(const protocol::KeyEntry& entry);
+  void TouchInReverse(const std::vector<Code>& codes);
+  PendingReply& AddReply(ByteSpan body);
+  void ReplyWith(ByteSpan body);
+  void Flush();
+  void Pace();
+  protocol::MapStamp Stamp() const;
+
+  DataContext& context_;
+  std::unique_ptr<transport::Connection> connection_;
+  uint64_t session_ = 0;
+
+  // The message being received or answered.
+  std::optional<protocol::MessageType> type_;
+  uint64_t request_id_ = 0;
+  std::vector<std::byte> body_;          // keys point in here
+  protocol::KeysRequest keys_;
+  Instant received_;
+  std::shared_ptr<const RouteTable> table_;
+  NamespaceId seed_namespace_ = 0;
+  std::optional<uint64_t> seed_;
+
+  // A put under way.
+  protocol::PutRequest put_;
+  Hash128 put_hash_;
+  std::optional<Grant> grant_;
+  Code put_code_ = Code::kOk;
+  Xxh3Stream put_checksum_;
+
+  // A get under way.
+  bool streaming_ = false;
+  size_t next_key_ = 0;
+  std::vector<Code> get_codes_;
+  std::deque<StreamedValue> window_;
+  uint64_t window_bytes_ = 0;
+
+  // Replies gathered for one Post.
+  std::vector<std::unique_ptr<PendingReply>> replies_;
+  std::vector<std::unique_ptr<PendingReply>> spare_;
+
+  bool paused_ = false;
+  bool resumed_ = false;
+
+  // Stall detection.
+  uint64_t last_bytes_ = 0;
+  Instant last_moved_;
+};
+
+}  // namespace simm::dataserver

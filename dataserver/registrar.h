@@ -1,0 +1,54 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "common/base/mutex.h"
+#include "common/routing/map_holder.h"
+#include "common/rpc/control_types.h"
+#include "common/rpc/manager_stub.h"
+
+namespace simm::dataserver {
+
+// Keeps this data server in the manager's membership: registers, again and again until it is let in, then sends
+// heartbeats. Never gives up and never ends the process: without a manager the data path goes on as it is. Owns one
+// thread. Thread-safe.
+class Registrar {
+ public:
+  struct Options {
+    rpc::RegisterRequest request;                // expected_cluster is filled from the map held
+    std::function<rpc::ServerStats()> stats;
+    MapHolder* map = nullptr;
+    std::atomic<ServerId>* self = nullptr;       // set at each registration
+  };
+  Registrar(std::unique_ptr<rpc::ManagerStub> manager, Options options);
+  ~Registrar();  // Stop
+
+  // The next heartbeat now: the manager learns which map is in force here.
+  void HeartbeatSoon();
+  // Ok, or why this server is not in the membership now.
+  Status Ready() const;
+  void Stop();
+
+ private:
+  void Run();
+  bool TryRegister();
+  bool SendHeartbeat();
+  bool Sleep(Duration time);  // false when stopping
+  void SetProblem(const Status& problem);
+
+  std::unique_ptr<rpc::ManagerStub> manager_;
+  Options options_;
+  Duration heartbeat_;
+  mutable Mutex mutex_;
+  CondVar wake_;
+  bool stopping_ SIMM_GUARDED_BY(mutex_) = false;
+  bool soon_ SIMM_GUARDED_BY(mutex_) = false;
+  Status problem_ SIMM_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+}  // namespace simm::dataserver

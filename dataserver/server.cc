@@ -1,0 +1,294 @@
+#include "dataserver/server.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "common/base/limits.h"
+#include "common/base/log.h"
+#include "common/base/version.h"
+#include "common/transport/address.h"
+
+namespace simm::dataserver {
+namespace {
+
+std::string HostName() {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+bool IsWildcard(const std::string& host) { return host == "0.0.0.0" || host == "::"; }
+
+// The local address that faces `peer`: that of a datagram socket connected to it (nothing is sent).
+std::string AddressTowards(const std::string& peer) {
+  const auto host_port = transport::ParseHostPort(peer);
+  if (!host_port.ok()) return {};
+  const auto resolved = transport::Resolve(*host_port);
+  if (!resolved.ok()) return {};
+  const int fd = socket(resolved->storage.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return {};
+  std::string host;
+  if (connect(fd, reinterpret_cast<const sockaddr*>(&resolved->storage), resolved->length) == 0) {
+    transport::SocketAddress local;
+    local.length = sizeof local.storage;
+    if (getsockname(fd, reinterpret_cast<sockaddr*>(&local.storage), &local.length) == 0) {
+      const auto parsed = transport::ParseHostPort(transport::ToString(local));
+      if (parsed.ok()) host = parsed->host;
+    }
+  }
+  close(fd);
+  return host;
+}
+
+bool OwnsAnyShard(const RouteTable& table, ServerId self, uint32_t shard) {
+  const auto owners = table.Owners(shard);
+  return std::any_of(owners.begin(), owners.end(),
+                     [&](const ShardOwner& o) { return o.server == self || o.source == self; });
+}
+
+}  // namespace
+
+Server::Server(ServerOptions options) : options_(std::move(options)), boot_id_(NewId128()), board_(false) {}
+
+Result<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
+  std::unique_ptr<Server> server(new Server(std::move(options)));
+  if (Status s = server->Open(); !s.ok()) return s;
+  return server;
+}
+
+Server::~Server() { Stop(Duration::zero()); }
+
+Status Server::Open() {
+  auto pool = Pool::Create({.memory_bytes = options_.memory_bytes,
+                            .mean_value_bytes = options_.mean_value_bytes,
+                            .path = options_.pool,
+                            .prefault = options_.prefault},
+                           MonotonicClock::Get());
+  if (!pool.ok()) return pool.status();
+  pool_ = std::move(*pool);
+  sessions_ = std::make_unique<SessionTable>(MonotonicClock::Get(), pool_->incarnation(), options_.session_timeout);
+  context_ = std::make_unique<DataContext>(DataContext{.pool = *pool_,
+                                                       .sessions = *sessions_,
+                                                       .map = map_,
+                                                       .metrics = data_metrics_,
+                                                       .clock = MonotonicClock::Get(),
+                                                       .self = self_,
+                                                       .verify_puts = options_.verify_puts});
+  SIMM_RETURN_IF_ERROR(OpenPorts());
+
+  auto manager = rpc::ManagerStub::Create(options_.managers);
+  if (!manager.ok()) return manager.status();
+  rpc::RegisterRequest request;
+  request.name = options_.name;
+  request.pool_id = pool_->pool_id();
+  request.incarnation = pool_->incarnation();
+  request.boot_id = boot_id_;
+  request.control_address = control_address_;
+  request.data_address = data_address_;
+  request.zone = options_.zone;
+  request.weight = pool_->geometry().data_bytes;
+  request.version = kVersion;
+  registrar_ = std::make_unique<Registrar>(
+      std::move(*manager), Registrar::Options{.request = std::move(request),
+                                              .stats = [this] { return Stats(); },
+                                              .map = &map_,
+                                              .self = &self_});
+  auto watcher = rpc::MapWatcher::Start({.addresses = options_.managers,
+                                         .kind = rpc::WatcherKind::kServer,
+                                         .server = kNoServer,
+                                         .ask_servers = false,
+                                         .on_table = [this](auto table) { OnTable(std::move(table)); }});
+  if (!watcher.ok()) return watcher.status();
+  watcher_ = std::move(*watcher);
+  started_.store(true);
+  evictor_ = std::thread([this] { EvictLoop(); });
+  housekeeper_ = std::thread([this] { HousekeepLoop(); });
+  return Status::Ok();
+}
+
+Status Server::OpenPorts() {
+  auto acceptor = tcp_.Listen(options_.data_listen, "--data-listen",
+                              [this](const transport::SessionTag& tag) { return sessions_->Check(tag); });
+  if (!acceptor.ok()) return acceptor.status();
+  const auto data_bound = transport::ParseHostPort((*acceptor)->Address());
+  if (!data_bound.ok()) return data_bound.status();
+  const size_t threads = options_.threads != 0
+                             ? options_.threads
+                             : std::clamp<size_t>(std::thread::hardware_concurrency(), 1, 16);
+  data_ = std::make_unique<DataService>(*context_, std::move(*acceptor), threads);
+
+  auto control = rpc::ControlServer::Start(
+      {.listen = options_.listen, .manager = nullptr, .data_server = this, .maps = &board_, .observer = {}});
+  if (!control.ok()) return control.status();
+  control_ = std::move(*control);
+
+  const std::string host = AdvertisedHost();
+  data_address_ = transport::JoinHostPort(host, data_bound->port);
+  control_address_ = transport::JoinHostPort(host, control_->port());
+  if (options_.name.empty()) options_.name = HostName() + "-" + std::to_string(data_bound->port);
+
+  metrics::AddProcessMetrics(registry_, "simm-dataserver", kVersion);
+  registry_.AddCollector([this](metrics::Sink& sink) { Collect(sink); });
+  if (options_.http != "off") {
+    auto http = metrics::HttpServer::Start(
+        {.address = options_.http, .ready = [this] { return Ready(); }, .idle_seconds = 3}, registry_);
+    if (!http.ok()) return http.status();
+    http_ = std::move(*http);
+  }
+  return Status::Ok();
+}
+
+std::string Server::AdvertisedHost() const {
+  if (!options_.advertise.empty()) return options_.advertise;
+  const auto listen = transport::ParseHostPort(options_.data_listen);
+  if (listen.ok() && !IsWildcard(listen->host)) return listen->host;
+  for (const std::string& manager : options_.managers) {
+    if (std::string host = AddressTowards(manager); !host.empty() && !IsWildcard(host)) return host;
+  }
+  return HostName();
+}
+
+void Server::Stop(Duration grace) {
+  if (stopping_.exchange(true)) return;
+  if (watcher_) watcher_->Stop();
+  if (registrar_) registrar_->Stop();
+  if (data_) data_->Stop(grace);
+  if (control_) control_->Shutdown(std::chrono::milliseconds(200));
+  http_.reset();
+  {
+    MutexLock lock(mutex_);
+    table_changed_.NotifyAll();
+  }
+  if (evictor_.joinable()) evictor_.join();
+  if (housekeeper_.joinable()) housekeeper_.join();
+}
+
+void Server::OnTable(std::shared_ptr<const RouteTable> table) {
+  SIMM_LOG_INFO("map {} in force, {} shards here", ToString(table->version()), table->ShardsOf(self_.load()));
+  map_.Set(table);
+  board_.Publish(std::move(table));
+  if (registrar_) registrar_->HeartbeatSoon();
+  MutexLock lock(mutex_);
+  ++table_changes_;
+  table_changed_.NotifyAll();
+}
+
+void Server::EvictLoop() {
+  while (!stopping_.load()) {
+    pool_->WaitForEvictionWork(std::chrono::milliseconds(100));
+    while (!stopping_.load() && pool_->EvictSome()) {
+    }
+  }
+}
+
+// Lets go of shards that a new map has given to others.
+void Server::HousekeepLoop() {
+  uint64_t seen = 0;
+  while (true) {
+    {
+      MutexLock lock(mutex_);
+      while (!stopping_.load() && table_changes_ == seen) table_changed_.Wait(mutex_);
+      seen = table_changes_;
+    }
+    if (stopping_.load()) return;
+    const auto table = map_.Get();
+    const ServerId self = self_.load();
+    if (table == nullptr || self == kNoServer || table->FindServer(self) == nullptr) continue;
+    for (uint64_t cursor = 0; cursor != UINT64_MAX && !stopping_.load();) {
+      cursor = pool_->DropShards([&](uint32_t shard) { return OwnsAnyShard(*table, self, shard); }, cursor);
+    }
+  }
+}
+
+Status Server::Ready() const {
+  if (stopping_.load()) return Status(Code::kUnavailable, "stopping");
+  if (!started_.load()) return Status(Code::kUnavailable, "starting");
+  SIMM_RETURN_IF_ERROR(registrar_->Ready());
+  const auto table = map_.Get();
+  if (table == nullptr || table->FindServer(self_.load()) == nullptr) {
+    return Status(Code::kUnavailable, "waiting for a map that holds this server");
+  }
+  return Status::Ok();
+}
+
+rpc::ServerStats Server::Stats() const {
+  const PoolUsage usage = pool_->Usage();
+  const PoolCounters counters = pool_->Counters();
+  rpc::ServerStats stats;
+  stats.data_bytes = usage.data_bytes;
+  stats.free_bytes = usage.free_bytes;
+  stats.granted_bytes = usage.granted_bytes;
+  stats.live_bytes = usage.live_bytes;
+  stats.limbo_bytes = usage.limbo_bytes;
+  stats.pinned_bytes = usage.pinned_bytes;
+  stats.live_value_bytes = usage.live_value_bytes;
+  stats.entries = usage.entries;
+  stats.hits = data_metrics_.Keys(DataOp::kGet, Code::kOk);
+  stats.misses = data_metrics_.Keys(DataOp::kGet, Code::kMiss);
+  stats.puts = data_metrics_.Keys(DataOp::kPut, Code::kOk);
+  for (const uint64_t n : counters.evictions) stats.evictions += n;
+  stats.bytes_read = data_metrics_.value_bytes_out.load();
+  stats.bytes_written = data_metrics_.value_bytes_in.load();
+  stats.connections = data_metrics_.connections.load();
+  return stats;
+}
+
+Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& request, const std::string& peer) {
+  const auto table = map_.Get();
+  const ServerId self = self_.load();
+  if (table == nullptr || self == kNoServer) {
+    return Status(Code::kUnavailable, "server " + options_.name + " is not in a cluster yet");
+  }
+  if (!request.expected_cluster.IsZero() && request.expected_cluster != table->version().cluster) {
+    return Status(Code::kWrongCluster, "server " + options_.name + " belongs to cluster " +
+                                           simm::ToString(table->version().cluster));
+  }
+  if (request.expected_server != kNoServer && request.expected_server != self) {
+    return Status(Code::kWrongOwner, "this is server " + std::to_string(self) + " (" + options_.name + "), not " +
+                                         std::to_string(request.expected_server));
+  }
+  if (std::find(request.transports.begin(), request.transports.end(), "tcp") == request.transports.end()) {
+    return Status(Code::kFailedPrecondition, "server " + options_.name + " speaks tcp only");
+  }
+  rpc::HandshakeReply reply;
+  reply.server = self;
+  reply.server_name = options_.name;
+  reply.map = table->version();
+  reply.incarnation = pool_->incarnation();
+  reply.boot_id = boot_id_;
+  reply.session = sessions_->Open(request.client_name.empty() ? peer : request.client_name);
+  reply.transport = "tcp";
+  reply.endpoint = data_address_;
+  reply.layout = protocol::LayoutFingerprint();
+  reply.max_value_bytes = pool_->MaxValueBytes(limits::kMaxKeyBytes);
+  reply.session_timeout_ms =
+      static_cast<uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(sessions_->timeout()).count());
+  return reply;
+}
+
+Result<rpc::NodeStatus> Server::GetStatus() {
+  rpc::NodeStatus status;
+  const auto table = map_.Get();
+  status.record.id = self_.load();
+  status.record.name = options_.name;
+  status.record.pool_id = pool_->pool_id();
+  status.record.incarnation = pool_->incarnation();
+  status.record.boot_id = boot_id_;
+  status.record.control_address = control_address_;
+  status.record.data_address = data_address_;
+  status.record.zone = options_.zone;
+  status.record.weight = pool_->geometry().data_bytes;
+  if (table != nullptr) {
+    status.map = table->version();
+    status.shards = table->ShardsOf(status.record.id);
+  }
+  status.stats = Stats();
+  status.version = kVersion;
+  return status;
+}
+
+}  // namespace simm::dataserver

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Installs the Debian 12 packages that are named below and missing; with --clang also those of the
+# clang lanes.
+# Usage: deploy/install_packages.sh [--clang]
+set -euo pipefail
+
+packages=(
+  g++ cmake ninja-build pkg-config ccache mold git python3
+  libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
+  libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev libxxhash-dev libspdlog-dev
+  libcli11-dev libcpp-httplib-dev libgtest-dev libgmock-dev
+)
+if [[ "${1:-}" == "--clang" ]]; then
+  packages+=(clang)
+fi
+
+if ! command -v dpkg-query >/dev/null; then
+  echo "No dpkg here: this is untested. Install what these Debian packages hold: ${packages[*]}"
+  exit 0
+fi
+missing=()
+for package in "${packages[@]}"; do
+  if [[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != "installed" ]]; then
+    missing+=("$package")
+  fi
+done
+if ((${#missing[@]} == 0)); then
+  exit 0
+fi
+
+as_root=()
+if ((EUID != 0)); then
+  if ! command -v sudo >/dev/null; then
+    echo "These packages are missing, and there is neither root nor sudo to install them:" >&2
+    echo "  apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+if ! grep -qs 'VERSION_ID="12"' /etc/os-release || ! grep -qs '^ID=debian' /etc/os-release; then
+  echo "This is not Debian 12: untested; going on."
+fi
+echo "Installing ${#missing[@]} missing packages: ${missing[*]}"
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+  apt-get install -y -qq --no-install-recommends "${missing[@]}"

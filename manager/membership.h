@@ -1,0 +1,107 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/base/limits.h"
+#include "common/base/status.h"
+#include "common/routing/route_table.h"
+#include "common/rpc/control_types.h"
+#include "manager/durable_state.h"
+
+namespace simm::manager {
+
+struct MembershipOptions {
+  Duration heartbeat = limits::kHeartbeat;
+  Duration suspect = limits::kSuspectAfter;
+  Duration dead = limits::kDeadAfter;
+};
+
+enum class Registration : uint8_t {
+  kSame,      // the boot that is known, nothing new
+  kJoined,    // a name that was not known
+  kReturned,  // from the dead, or changed in address, zone or weight
+  kTookOver,  // another boot of that name and pool
+  kReplaced,  // another pool under that name
+};
+std::string_view RegistrationName(Registration outcome);  // "same", "joined", ...
+
+// Who is alive and who holds what: the state machine of DESIGN 3, without clock, disk or socket.
+//
+// A change goes through three hands: Begin() gives a draft; Register, CreateNamespace, RemoveNode and
+// BuryTheDead write into it; Seal() places the shards and gives it the next epoch. The caller makes the
+// sealed draft durable and then calls Commit(), or drops it, and nothing has happened. One draft at a
+// time; heartbeats may come in between. Thread-compatible.
+class Membership {
+ public:
+  struct Caller {
+    ServerId id = kNoServer;
+    std::string version;  // of the program
+    bool new_boot = false;
+  };
+  struct Draft {
+    const DurableState* base = nullptr;  // what it builds upon: valid until the next Commit
+    DurableState next;                   // without shards until it is sealed
+    std::vector<Caller> heard;           // whose registration the draft answers
+    bool changed = false;
+  };
+
+  // `state` is that of NewCluster or of the store. Whoever it says is alive is heard of at `now`, and
+  // nobody is declared dead for one dead-time.
+  Membership(MembershipOptions options, DurableState state, Instant now);
+
+  Draft Begin() const;
+  // kInvalidArgument, kWrongCluster, or kFailedPrecondition when a living server has that name.
+  Result<std::pair<ServerId, Registration>> Register(Instant now, const rpc::RegisterRequest& request,
+                                                     Draft& draft) const;
+  Result<NamespaceId> CreateNamespace(const std::string& name, Draft& draft) const;
+  // Takes a silent or dead server out of the map for good. kMiss: no such name; kFailedPrecondition:
+  // it is alive.
+  Status RemoveNode(Instant now, const std::string& name, Draft& draft) const;
+  // Marks those dead that were silent for the dead-time; returns their names.
+  std::vector<std::string> BuryTheDead(Instant now, Draft& draft) const;
+  // Completes `next`: under the next epoch if something changed, else the state as it is. Takes
+  // milliseconds; needs no lock against heartbeats.
+  static void Seal(Draft& draft);
+  // The draft is sealed and durable. Also for one that did not change: its registrations were heard.
+  void Commit(Instant now, Draft draft);
+
+  rpc::HeartbeatReply Heartbeat(Instant now, const rpc::HeartbeatRequest& request);
+  // Call it every heartbeat or so. A call that comes much too late means that this process was paused
+  // or starved and could not hear: nobody is declared dead for one dead-time.
+  void Tick(Instant now);
+
+  // True when every server that is not silent has applied the newest map.
+  bool AllApplied(Instant now) const;
+  // Counts by state, suspects included.
+  std::map<ServerState, uint32_t> CountStates(Instant now) const;
+  std::vector<rpc::NodeStatus> Nodes(Instant now) const;
+  const DurableState& state() const { return state_; }
+  const MembershipOptions& options() const { return options_; }
+
+ private:
+  struct Heard {
+    Instant last;
+    MapVersion map;
+    rpc::ServerStats stats;
+    std::string version;
+  };
+
+  Status CheckRequest(const rpc::RegisterRequest& request) const;
+  Status MayTakeOver(Instant now, const ServerRecord& held, const rpc::RegisterRequest& request) const;
+  Status MakeRoom(DurableState& next) const;
+  Duration Silence(Instant now, ServerId id) const;
+  ServerState StateAt(Instant now, const ServerRecord& record) const;
+
+  const MembershipOptions options_;
+  DurableState state_;
+  std::unordered_map<ServerId, Heard> heard_;
+  Instant last_tick_;
+  Instant nobody_dies_before_;
+};
+
+}  // namespace simm::manager

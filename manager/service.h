@@ -1,0 +1,97 @@
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/base/mutex.h"
+#include "common/metrics/metrics.h"
+#include "common/rpc/control_services.h"
+#include "common/rpc/map_source.h"
+#include "manager/membership.h"
+#include "manager/store/store.h"
+
+namespace simm::manager {
+
+// Membership as a running service: serializes changes, makes them durable, publishes them.
+//
+// One thread, the committer, takes all changes that have gathered, puts them into one epoch, saves it
+// and only then publishes: first to data servers, then, when every living server has applied it or
+// kServersFirst has passed, to clients. Calls that change something wait for it. Heartbeats never wait
+// for the disk. When the store fails, the callers get the error, the old map stays in force, and
+// Ready() says why until a save has worked again. Thread-safe.
+class ManagerService final : public rpc::ManagerHandler {
+ public:
+  struct Options {
+    MembershipOptions membership;
+    std::string version;  // of the program
+  };
+
+  // Loads the state or begins a cluster, publishes its map and starts the committer. The arguments are
+  // borrowed and outlive the service. Fails as the store does.
+  static Result<std::unique_ptr<ManagerService>> Start(Options options, Store& store, Clock& clock,
+                                                       rpc::MapBoard& board,
+                                                       metrics::Registry& registry);
+  ~ManagerService() override;  // Stop()
+
+  Result<rpc::RegisterReply> Register(const rpc::RegisterRequest& request) override;
+  Result<rpc::HeartbeatReply> Heartbeat(const rpc::HeartbeatRequest& request) override;
+  Result<rpc::ClusterStatus> GetStatus() override;
+  Result<NamespaceId> CreateNamespace(const std::string& name) override;
+  Status RemoveNode(const std::string& name) override;
+
+  // OK, or why this manager cannot do its work: for /readyz.
+  Status Ready() const;
+  // Finishes the changes in hand, refuses new ones, joins the committer. Shut the ControlServer down
+  // first. May be called twice.
+  void Stop();
+
+ private:
+  // A change that a caller waits for.
+  struct Change {
+    std::function<void(Instant, Membership::Draft&)> apply;
+    Status outcome;  // of making it durable
+    bool done = false;
+  };
+
+  ManagerService(Options options, Store& store, Clock& clock, rpc::MapBoard& board,
+                 metrics::Registry& registry, DurableState state);
+
+  Status Submit(Change& change);
+  void Commit();
+  // One round: bury the dead, apply `changes`, save, publish.
+  void Round(const std::vector<Change*>& changes);
+  Status Save(const DurableState& state);
+  void PublishToServers(std::shared_ptr<const RouteTable> table, Instant now) SIMM_REQUIRES(mutex_);
+  void PublishToClientsIfDue(Instant now) SIMM_REQUIRES(mutex_);
+  void Collect(metrics::Sink& sink) const;
+
+  const Options options_;
+  Store& store_;  // of the committer, once it runs
+  Clock& clock_;
+  rpc::MapBoard& board_;
+  metrics::Registry& registry_;
+  const Instant started_;
+  metrics::Counter heartbeats_;
+  metrics::Counter store_failures_;
+  uint64_t collector_ = 0;
+
+  mutable Mutex mutex_;
+  CondVar wake_;  // of the committer
+  CondVar done_;  // of the callers
+  Membership membership_ SIMM_GUARDED_BY(mutex_);
+  std::deque<Change*> waiting_ SIMM_GUARDED_BY(mutex_);
+  Status store_error_ SIMM_GUARDED_BY(mutex_);
+  std::shared_ptr<const RouteTable> for_clients_ SIMM_GUARDED_BY(mutex_);  // null: none held back
+  Instant clients_at_ SIMM_GUARDED_BY(mutex_) = kForever;
+  bool stopping_ SIMM_GUARDED_BY(mutex_) = false;
+
+  Mutex join_mutex_;
+  std::thread committer_ SIMM_GUARDED_BY(join_mutex_);
+};
+
+}  // namespace simm::manager

@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""simmctl against a real manager and data server: answers, JSON and exit codes.
+
+Usage: simmctl_test.py FOLDER_OF_THE_PROGRAMS
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+BIN = Path(sys.argv.pop(1) if len(sys.argv) > 1 else "build/bin")
+DONE, NOT_THERE, USAGE, UNREACHABLE, REFUSED = range(5)
+
+
+def wait_for_json(path, process):
+    for _ in range(600):
+        if path.exists():
+            return json.loads(path.read_text())
+        if process.poll() is not None:
+            raise RuntimeError(f"{path.stem} ended with {process.returncode}")
+        time.sleep(0.05)
+    raise RuntimeError(f"{path.stem} was not ready in time")
+
+
+class SimmctlTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.processes = []
+        cls.addClassCleanup(cls.stop)
+        ready = cls.start(
+            "manager", BIN / "simm-manager", "--listen", "127.0.0.1:0", "--http", "off",
+            "--state", Path(cls.folder.name, "state"),
+        )  # fmt: skip
+        cls.manager = ready["listen"]
+        cls.start(
+            "server", BIN / "simm-dataserver", "--manager", cls.manager, "--name", "one",
+            "--memory", "64MiB", "--listen", "127.0.0.1:0", "--data-listen", "127.0.0.1:0",
+            "--http", "off", "--advertise", "127.0.0.1",
+        )  # fmt: skip
+        for _ in range(200):
+            done = cls.run_simmctl("--json", "status")
+            if done.returncode == DONE and json.loads(done.stdout)["servers"]["alive"] == 1:
+                return
+            time.sleep(0.1)
+        raise RuntimeError("the data server did not come up")
+
+    @classmethod
+    def start(cls, name, *command):
+        ready = Path(cls.folder.name, name + ".ready")
+        log = open(Path(cls.folder.name, name + ".log"), "wb")
+        process = subprocess.Popen(
+            [*map(str, command), "--ready-file", str(ready)], stdout=log, stderr=log
+        )
+        log.close()
+        cls.processes.append(process)
+        return wait_for_json(ready, process)
+
+    @classmethod
+    def stop(cls):
+        for process in reversed(cls.processes):
+            process.terminate()
+        for process in cls.processes:
+            process.wait(timeout=20)
+        cls.folder.cleanup()
+
+    @classmethod
+    def run_simmctl(cls, *arguments, manager=None, stdin=b"", environment=None):
+        command = [str(BIN / "simmctl")]
+        if environment is None:
+            command += ["--manager", manager or cls.manager]
+        return subprocess.run(
+            [*command, *arguments], input=stdin, capture_output=True, check=False, timeout=60,
+            env={**os.environ, **(environment or {})},
+        )  # fmt: skip
+
+    def check(self, code, *arguments, **more):
+        done = self.run_simmctl(*arguments, **more)
+        self.assertEqual(done.returncode, code, (arguments, done.stdout[-500:], done.stderr))
+        return done
+
+    def test_put_get_remove(self):
+        value = bytes(range(256)) * 1000  # longer than the first guess of 64 KiB
+        self.check(DONE, "put", "page", "-", stdin=value)
+        self.assertEqual(self.check(DONE, "get", "page").stdout, value)
+        target = Path(self.folder.name, "page.bin")
+        self.check(DONE, "get", "page", str(target))
+        self.assertEqual(target.read_bytes(), value)
+        self.check(DONE, "put", "page", "-", stdin=b"other")
+        self.assertEqual(self.check(DONE, "get", "page").stdout, value)
+        self.check(DONE, "put", "--replace", "page", "-", stdin=b"other")
+        self.assertEqual(self.check(DONE, "get", "page").stdout, b"other")
+        self.check(DONE, "rm", "page")
+        self.check(NOT_THERE, "rm", "page")
+        self.assertIn(b"not there", self.check(NOT_THERE, "get", "page").stderr)
+
+    def test_empty_value(self):
+        self.check(DONE, "put", "empty", "-")
+        self.assertEqual(self.check(DONE, "get", "empty").stdout, b"")
+
+    def test_exists(self):
+        self.check(DONE, "put", "a", "-", stdin=b"1")
+        self.assertEqual(self.check(DONE, "exists", "a").stdout, b"there  a\n")
+        done = self.check(NOT_THERE, "exists", "a", "nobody", "--json")
+        keys = json.loads(done.stdout)["keys"]
+        self.assertEqual([key["result"] for key in keys], ["there", "absent"])
+
+    def test_keys_of_any_bytes(self):
+        self.check(DONE, "--hex-key", "put", "00ff0a", "-", stdin=b"bytes")
+        self.assertEqual(self.check(DONE, "--hex-key", "get", "00FF0A").stdout, b"bytes")
+        self.check(USAGE, "--hex-key", "get", "0g")
+        self.check(USAGE, "--hex-key", "get", "000")
+
+    def test_namespaces_never_meet(self):
+        self.check(DONE, "put", "shared", "-", stdin=b"1")
+        self.check(NOT_THERE, "--namespace", "other", "get", "shared")
+
+    def test_json(self):
+        self.check(DONE, "--json", "put", "j", "-", stdin=b"xy")
+        got = json.loads(self.check(DONE, "--json", "get", "j").stdout)
+        self.assertEqual((got["bytes"], got["value_hex"]), (2, "7879"))
+        self.assertEqual(json.loads(self.check(DONE, "map", "j", "--json").stdout)["server"], "one")
+        nodes = json.loads(self.check(DONE, "nodes", "--json").stdout)["nodes"]
+        self.assertEqual([(n["name"], n["state"], n["shards"]) for n in nodes],
+                         [("one", "alive", 65536)])  # fmt: skip
+        status = json.loads(self.check(DONE, "status", "--json").stdout)
+        self.assertEqual(len(status["cluster"]), 32)
+
+    def test_for_people(self):
+        self.assertIn(b"1 alive", self.check(DONE, "status").stdout)
+        self.assertIn(b"one", self.check(DONE, "nodes").stdout)
+        self.assertNotIn(b"\x1b", self.check(DONE, "nodes").stdout)
+        self.assertIn(b"shard", self.check(DONE, "map", "k").stdout)
+
+    def test_usage(self):
+        self.check(USAGE)
+        self.check(USAGE, "frobnicate")
+        self.check(USAGE, "put", "key")
+        self.check(USAGE, "put", "key", "/nonexistent")
+        self.check(USAGE, "get", "")
+        self.check(USAGE, "get", "k" * 257)
+        self.check(DONE, "put", "k" * 256, "-", stdin=b"1")
+        self.check(USAGE, "status", manager="nonsense")
+        help_text = self.check(DONE, "--help").stdout
+        for part in (b"Exit codes", b"Examples", b"SIMM_CLUSTER_MANAGER"):
+            self.assertIn(part, help_text)
+
+    def test_environment_names_the_manager(self):
+        self.check(DONE, "status", environment={"SIMM_CLUSTER_MANAGER": self.manager})
+
+    def test_refused(self):
+        big = b"x" * (80 << 20)
+        self.assertIn(b"larger", self.check(REFUSED, "put", "big", "-", stdin=big).stderr)
+        self.check(NOT_THERE, "nodes", "remove", "nobody")
+        self.check(REFUSED, "nodes", "remove", "one")
+
+    def test_nobody_there(self):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = "127.0.0.1:%d" % probe.getsockname()[1]
+        for command in (["status"], ["get", "a"], ["nodes"], ["exists", "a"]):
+            begin = time.monotonic()
+            done = self.check(UNREACHABLE, "--timeout-ms", "500", *command, manager=address)
+            self.assertLess(time.monotonic() - begin, 5)
+            self.assertIn(address.encode(), done.stderr)
+            self.assertIn(b"SIMM_CLUSTER_MANAGER", done.stderr)
+            self.assertIn(b"quickstart", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()

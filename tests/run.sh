@@ -1,0 +1,204 @@
+#!/usr/bin/env bash
+# The one command that runs the tests, for people and CI. See --help.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# name | budget in minutes | what it does
+lanes='
+tidy        | 1  | the rules of the house: includes, names, lengths, top level
+release     | 9  | gcc build of everything; unit, contract and rpc tests
+headers     | 3  | every header compiles alone
+sim         | 2  | the pure core under thousands of seeds
+cluster     | 4  | real processes on loopback: start order, kill -9, bad input on each port
+bench-smoke | 2  | each command of simm-bench for a second, its JSON checked
+trace       | 3  | the main job: the conversation trace on 10 % of its blocks, every byte checked
+quickstart  | 2  | deploy/quickstart.sh, a small one, twice
+asan        | 9  | AddressSanitizer and UBSan: all tests, real processes too
+tsan        | 3  | ThreadSanitizer: everything that needs no gRPC
+clang       | 4  | clang build of everything with -Wthread-safety; compiled, not run
+fuzz        | 3  | each libFuzzer target for 20 s from its seed corpus
+'
+jobs="$(nproc)"
+logs="build/lanes"
+
+lane_names() { awk -F'|' 'NF > 1 {gsub(/ /, "", $1); print $1}' <<<"$lanes"; }
+budget_of() { awk -F'|' -v n="$1" '{gsub(/ /, "", $1)} $1 == n {print $2 + 0}' <<<"$lanes"; }
+
+usage() {
+  cat <<TEXT
+Usage: tests/run.sh [--list] [lane...]
+
+Installs the Debian packages that are missing and runs the lanes named, or all of them. A lane that
+takes longer than its budget fails too. Each lane's output is in $logs/LANE.log; its end is shown.
+Exit code: 0 when every lane passed.
+
+Lanes and their budgets in minutes:
+TEXT
+  awk -F'|' 'NF > 1 {printf "  %-13s%3d  %s\n", $1, $2, $3}' <<<"$lanes"
+}
+
+# configure FOLDER OPTION...: with everything that a lane may leave as it was set explicitly.
+configure() {
+  local folder="$1"
+  shift
+  cmake -G Ninja -S . -B "$folder" "$@"
+}
+
+run_ctest() {
+  local folder="$1"
+  shift
+  ctest --test-dir "$folder" --output-on-failure --no-tests=error "$@"
+}
+
+build_release() {
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs"
+}
+
+lane_tidy() { python3 tests/tidy_test.py; }
+
+lane_release() {
+  build_release
+  run_ctest build -j "$jobs" -L '^(unit|contract|rpc)$'
+}
+
+lane_headers() {
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs" --target headers
+  echo "every header compiles alone"
+}
+
+lane_sim() {
+  build_release
+  run_ctest build -j "$jobs" -L '^sim$'
+}
+
+lane_cluster() {
+  build_release
+  run_ctest build -L '^cluster$'
+}
+
+lane_asan() {
+  configure build-asan -DSIMM_SANITIZE=address,undefined
+  cmake --build build-asan -j "$jobs"
+  ASAN_OPTIONS=detect_stack_use_after_return=1 run_ctest build-asan -j "$jobs" -LE '^tidy$'
+}
+
+lane_tsan() {
+  configure build-tsan -DSIMM_SANITIZE=thread -DSIMM_WITH_GRPC=OFF
+  cmake --build build-tsan -j "$jobs"
+  # Its shadow memory does not stand the address randomization of newer kernels.
+  local fixed=()
+  if setarch -R true 2>/dev/null; then fixed=(setarch -R); fi
+  "${fixed[@]}" ctest --test-dir build-tsan --output-on-failure --no-tests=error -j "$jobs" \
+    -LE '^tidy$'
+}
+
+lane_clang() {
+  configure build-clang -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
+  cmake --build build-clang -j "$jobs"
+  echo "clang compiles everything, -Wthread-safety included"
+}
+
+lane_fuzz() {
+  if [[ ! -f tests/fuzz/CMakeLists.txt ]]; then
+    echo "tests/fuzz/CMakeLists.txt is missing: there is nothing to fuzz"
+    return 1
+  fi
+  configure build-fuzz -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DSIMM_FUZZ=ON \
+    -DSIMM_SANITIZE=fuzzer-no-link,address,undefined
+  cmake --build build-fuzz -j "$jobs" --target tests/fuzz/all
+  run_ctest build-fuzz -j "$jobs" -L '^fuzz$'
+}
+
+lane_quickstart() {
+  deploy/quickstart.sh --small
+  deploy/quickstart.sh --small
+}
+
+lane_trace() {
+  build_release
+  local trace=../shared/traces/conversation_trace.jsonl
+  if [[ ! -f "$trace" ]]; then
+    echo "WARNING: no $trace: a generated workload is replayed instead of the real trace"
+    trace=build/lanes/generated_trace.jsonl
+    python3 bench/workloads/multi_turn.py --sessions 2000 --output "$trace"
+  fi
+  build/bin/simm-bench trace --embedded 3 --file "$trace" --capacity-fraction 0.1 --json \
+    >build/lanes/trace.json
+  python3 tests/bench_smoke.py --trace build/lanes/trace.json
+}
+
+lane_bench-smoke() {
+  build_release
+  python3 tests/bench_smoke.py --bin build/bin
+}
+
+# The lines that say how it went: the runner's own summary.
+closing_lines() {
+  local lines='^(Ran |OK|FAILED|[0-9]+% tests passed|The following tests FAILED|'
+  lines+='[[:space:]]+[0-9]+ - '
+  lines+='|Total Test|WARNING|No tests were found|trace:|bench:|quickstart:|every |clang compiles)'
+  grep -E "$lines" "$1" | tail -n 20 || true
+}
+
+install_packages() {
+  local flags=()
+  for lane in "$@"; do
+    if [[ "$lane" == clang || "$lane" == fuzz ]]; then flags=(--clang); fi
+  done
+  deploy/install_packages.sh "${flags[@]}"
+}
+
+run_lane() {
+  local lane="$1" budget start seconds outcome
+  budget="$(budget_of "$lane")"
+  echo "== $lane (budget $budget min)"
+  start="$SECONDS"
+  # Twice its budget: a lane that hangs must not take the others with it.
+  if timeout --kill-after=30 "$((budget * 120))" "$0" --inside "$lane" >"$logs/$lane.log" 2>&1; then
+    outcome="passed"
+  else
+    outcome="FAILED"
+    tail -n 60 "$logs/$lane.log" | sed 's/^/    /'
+  fi
+  seconds="$((SECONDS - start))"
+  closing_lines "$logs/$lane.log" | sed 's/^/   /'
+  if [[ "$outcome" == passed ]] && ((seconds > budget * 60)); then outcome="OVER BUDGET"; fi
+  printf '%s|%d|%d|%s\n' "$lane" "$seconds" "$budget" "$outcome" >>"$logs/table"
+}
+
+main() {
+  local chosen=("$@")
+  if ((${#chosen[@]} == 0)); then mapfile -t chosen < <(lane_names); fi
+  for lane in "${chosen[@]}"; do
+    if [[ -z "$(budget_of "$lane")" ]]; then
+      echo "tests/run.sh: no lane is called '$lane'; see --list" >&2
+      exit 2
+    fi
+  done
+  install_packages "${chosen[@]}"
+  mkdir -p "$logs"
+  : >"$logs/table"
+  for lane in "${chosen[@]}"; do run_lane "$lane"; done
+  echo
+  awk -F'|' '{printf "%-13s%3d:%02d of %2d min  %s\n", $1, $2 / 60, $2 % 60, $3, $4; total += $2}
+    END {printf "%-13s%3d:%02d\n", "total", total / 60, total % 60}' "$logs/table"
+  if grep -q 'OVER BUDGET' "$logs/table"; then
+    echo "A lane over its budget is a failure: make it faster, or give its largest part a lane."
+  fi
+  ! grep -qvE '\|passed$' "$logs/table"
+}
+
+case "${1:-}" in
+  --list | --help | -h) usage ;;
+  --inside)
+    set -x
+    "lane_$2"
+    ;;
+  -*)
+    usage >&2
+    exit 2
+    ;;
+  *) main "$@" ;;
+esac

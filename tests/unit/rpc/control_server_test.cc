@@ -1,0 +1,208 @@
+#include "common/rpc/control_services.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/base/random.h"
+#include "common/rpc/dataserver_stub.h"
+#include "common/rpc/manager_stub.h"
+#include "tests/unit/rpc/sample_map.h"
+
+namespace simm::rpc {
+namespace {
+
+using namespace std::chrono_literals;
+
+// Answers with what it was asked, so that a field that is lost on the wire is seen.
+class EchoManager final : public ManagerHandler {
+ public:
+  Result<RegisterReply> Register(const RegisterRequest& request) override {
+    if (request.name == "refuse") return Status(Code::kWrongCluster, "not here");
+    registered = request;
+    return RegisterReply{7, {{1, 2}, 3, 4}, 500, 9000};
+  }
+  Result<HeartbeatReply> Heartbeat(const HeartbeatRequest& request) override {
+    heartbeat = request;
+    if (delay > 0ms) std::this_thread::sleep_for(delay);
+    return HeartbeatReply{request.map, true};
+  }
+  Result<ClusterStatus> GetStatus() override {
+    ClusterStatus status;
+    status.map = {{1, 2}, 3, 4};
+    status.manager_version = "x";
+    status.uptime_ms = 5;
+    status.watchers = 6;
+    status.nodes.resize(2);
+    status.nodes[1].record = SampleMap(1, 2)->contents().servers[1];
+    status.nodes[1].record.state = ServerState::kSuspect;
+    status.nodes[1].shards = 12;
+    status.nodes[1].silent_ms = 34;
+    status.nodes[1].stats.evictions = 56;
+    status.namespaces = {"default", "tenant"};
+    return status;
+  }
+  Result<NamespaceId> CreateNamespace(const std::string& name) override {
+    return name == "full" ? Result<NamespaceId>(Status(Code::kFailedPrecondition, "no more"))
+                          : Result<NamespaceId>(NamespaceId{65535});
+  }
+  Status RemoveNode(const std::string& name) override {
+    return name == "ghost" ? Status(Code::kMiss, "no such server") : Status::Ok();
+  }
+
+  RegisterRequest registered;
+  HeartbeatRequest heartbeat;
+  std::chrono::milliseconds delay{0};
+};
+
+class EchoDataServer final : public DataServerHandler {
+ public:
+  Result<HandshakeReply> Handshake(const HandshakeRequest& request, const std::string& peer) override {
+    HandshakeReply reply;
+    reply.server = request.expected_server;
+    reply.server_name = request.client_name + " from " + peer;
+    reply.transport = request.transports.at(1);
+    reply.endpoint = std::string("\0\xff", 2);
+    reply.session = UINT64_MAX;
+    return reply;
+  }
+  Result<NodeStatus> GetStatus() override { return NodeStatus{}; }
+};
+
+class ControlServerTest : public testing::Test {
+ protected:
+  ControlServerTest() { server_ = Start("127.0.0.1:0"); }
+
+  std::unique_ptr<ControlServer> Start(const std::string& listen) {
+    ControlServerOptions options;
+    options.listen = listen;
+    options.manager = &manager_;
+    options.data_server = &data_server_;
+    options.observer = [this](std::string_view, Code, Duration) { ++observed_; };
+    Result<std::unique_ptr<ControlServer>> server = ControlServer::Start(std::move(options));
+    EXPECT_TRUE(server.ok()) << server.status().ToString();
+    return *std::move(server);
+  }
+  std::string Address() const { return "127.0.0.1:" + std::to_string(server_->port()); }
+
+  EchoManager manager_;
+  EchoDataServer data_server_;
+  std::atomic<int> observed_{0};
+  std::unique_ptr<ControlServer> server_;
+};
+
+TEST_F(ControlServerTest, CarriesEveryFieldOfTheManagersCalls) {
+  auto stub = *ManagerStub::Create({Address()});
+  RegisterRequest request{{1, 2}, "name", {3, 4}, 5, {6, 7}, "c:1", "d:2", "zone", 8, "v"};
+  Result<RegisterReply> registered = stub->Register(request, 5s);
+  ASSERT_TRUE(registered.ok()) << registered.status().ToString();
+  EXPECT_EQ(registered->id, 7U);
+  EXPECT_EQ(registered->map, (MapVersion{{1, 2}, 3, 4}));
+  EXPECT_EQ(registered->heartbeat_ms, 500U);
+  EXPECT_EQ(registered->dead_ms, 9000U);
+  const RegisterRequest& got = manager_.registered;
+  EXPECT_EQ(std::tie(got.expected_cluster, got.name, got.pool_id, got.incarnation, got.boot_id),
+            std::tie(request.expected_cluster, request.name, request.pool_id, request.incarnation,
+                     request.boot_id));
+  EXPECT_EQ(std::tie(got.control_address, got.data_address, got.zone, got.weight, got.version),
+            std::tie(request.control_address, request.data_address, request.zone, request.weight,
+                     request.version));
+  HeartbeatRequest heartbeat{9, {1, 1}, {{2, 2}, 3, 4}, {}};
+  heartbeat.stats.bytes_written = 77;
+  Result<HeartbeatReply> beaten = stub->Heartbeat(heartbeat, 5s);
+  ASSERT_TRUE(beaten.ok());
+  EXPECT_TRUE(beaten->register_again);
+  EXPECT_EQ(beaten->map, heartbeat.map);
+  EXPECT_EQ(manager_.heartbeat.stats.bytes_written, 77U);
+  Result<ClusterStatus> status = stub->GetStatus(5s);
+  ASSERT_TRUE(status.ok());
+  ASSERT_EQ(status->nodes.size(), 2U);
+  EXPECT_EQ(status->nodes[1].record.name, "server-2");
+  EXPECT_EQ(status->nodes[1].record.state, ServerState::kSuspect);
+  EXPECT_EQ(status->nodes[1].stats.evictions, 56U);
+  EXPECT_EQ(status->namespaces, (std::vector<std::string>{"default", "tenant"}));
+  EXPECT_EQ(*stub->CreateNamespace("x", 5s), 65535);
+  EXPECT_TRUE(stub->RemoveNode("x", 5s).ok());
+  EXPECT_EQ(observed_, 5);
+}
+
+TEST_F(ControlServerTest, CarriesCodesAndMessages) {
+  auto stub = *ManagerStub::Create({Address()});
+  RegisterRequest request;
+  request.name = "refuse";
+  const Status refused = stub->Register(request, 5s).status();
+  EXPECT_EQ(refused.code(), Code::kWrongCluster);
+  EXPECT_EQ(refused.message(), "not here");
+  EXPECT_EQ(stub->CreateNamespace("full", 5s).code(), Code::kFailedPrecondition);
+  EXPECT_EQ(stub->RemoveNode("ghost", 5s).code(), Code::kMiss);
+}
+
+TEST_F(ControlServerTest, CarriesTheHandshake) {
+  HandshakeRequest request{{1, 2}, 5, "me", {"shm", "tcp"}};
+  Result<HandshakeReply> reply = Handshake(Address(), request, 5s);
+  ASSERT_TRUE(reply.ok()) << reply.status().ToString();
+  EXPECT_EQ(reply->server, 5U);
+  EXPECT_EQ(reply->transport, "tcp");
+  EXPECT_EQ(reply->endpoint, std::string("\0\xff", 2));
+  EXPECT_EQ(reply->session, UINT64_MAX);
+  EXPECT_EQ(reply->server_name.rfind("me from ipv4:127.0.0.1:", 0), 0U) << reply->server_name;
+  EXPECT_TRUE(GetServerStatus(Address(), 5s).ok());
+  EXPECT_EQ(Handshake("127.0.0.1:1", request, 2s).code(), Code::kUnavailable);
+  EXPECT_EQ(Handshake("nonsense", request, 2s).code(), Code::kInvalidArgument);
+}
+
+TEST_F(ControlServerTest, TheStubPassesOnToTheNextManager) {
+  auto stub = *ManagerStub::Create({"127.0.0.1:1", Address()});
+  EXPECT_TRUE(stub->GetStatus(5s).ok());
+  EXPECT_TRUE(stub->GetStatus(5s).ok());
+  auto nobody = *ManagerStub::Create({"127.0.0.1:1", "127.0.0.1:2"});
+  EXPECT_EQ(nobody->GetStatus(2s).code(), Code::kUnavailable);
+  EXPECT_EQ(ManagerStub::Create({}).code(), Code::kInvalidArgument);
+}
+
+TEST_F(ControlServerTest, ACallEndsByItsDeadline) {
+  manager_.delay = 700ms;
+  auto stub = *ManagerStub::Create({Address()});
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(stub->Heartbeat({}, 200ms).code(), Code::kDeadlineExceeded);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 450ms);
+}
+
+TEST_F(ControlServerTest, APortInUseIsSaid) {
+  ControlServerOptions options;
+  options.listen = Address();
+  options.manager = &manager_;
+  const Status status = ControlServer::Start(std::move(options)).status();
+  EXPECT_EQ(status.code(), Code::kFailedPrecondition);
+  EXPECT_NE(status.message().find(Address()), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("already in use"), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("--listen"), std::string::npos) << status.message();
+}
+
+TEST_F(ControlServerTest, GarbageOnThePortIsHarmless) {
+  Random random(5);
+  for (int i = 0; i < 50; ++i) {
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(server_->port());
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ASSERT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    std::string bytes = i % 2 == 0 ? "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" : "";
+    for (int k = 0; k < 4000; ++k) bytes += static_cast<char>(random());
+    (void)!send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    close(fd);
+  }
+  auto stub = *ManagerStub::Create({Address()});
+  EXPECT_TRUE(stub->GetStatus(5s).ok());
+}
+
+TEST_F(ControlServerTest, ARequestBeyondTheBoundIsRefused) {
+  auto stub = *ManagerStub::Create({Address()});
+  EXPECT_FALSE(stub->CreateNamespace(std::string(1 << 20, 'x'), 5s).ok());
+  EXPECT_TRUE(stub->GetStatus(5s).ok());
+}
+
+}  // namespace
+}  // namespace simm::rpc
