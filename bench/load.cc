@@ -183,6 +183,7 @@ void Getter::Call(bool measured, bool verify) {
   const auto start = SteadyClock::now();
   const std::vector<KeyResult> results = target_.client().Get(items_, get_options);
   const uint64_t nanos = NanosSince(start);
+  ++outcome_.calls;
   for (size_t i = 0; i < results.size(); ++i) {
     const bool hit = results[i].code == Code::kOk;
     if (hit && verify) {

@@ -46,12 +46,10 @@ Status PreloadAll(Target& target, KeySpace& keys) {
 }
 
 void AddRoundTrips(Target& target, const ClientStats& before, Outcome* outcome) {
-  const uint64_t calls = outcome->latency.count();
   const uint64_t trips = target.client().Stats().round_trips - before.round_trips;
-  // Warm-up calls are counted too, so that this is a little too large, never too small.
-  if (calls > 0) {
+  if (outcome->calls > 0) {
     outcome->extra["round_trips_per_call"] =
-        static_cast<double>(trips) / static_cast<double>(calls);
+        static_cast<double>(trips) / static_cast<double>(outcome->calls);
   }
 }
 
@@ -127,6 +125,7 @@ Result<Outcome> RunExists(Target& target) {
       for (std::string_view& key : asked) key = keys.key(random.Below(keys.size()));
       const auto start = SteadyClock::now();
       const std::vector<KeyResult> results = target.client().Exists(asked, call);
+      ++outcomes[t].calls;
       if (!measured) return;
       outcomes[t].latency.Record(NanosSince(start));
       for (const KeyResult& result : results) {

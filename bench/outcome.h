@@ -15,6 +15,7 @@ struct Outcome {
   uint64_t ops = 0;    // keys
   uint64_t bytes = 0;  // of values moved
   Histogram latency;   // of calls
+  uint64_t calls = 0;  // those of the warm-up too
   uint64_t hits = 0;
   uint64_t misses = 0;
   uint64_t errors = 0;   // keys that ended in neither an answer nor a miss
@@ -25,6 +26,7 @@ struct Outcome {
     ops += other.ops;
     bytes += other.bytes;
     latency.Merge(other.latency);
+    calls += other.calls;
     hits += other.hits;
     misses += other.misses;
     errors += other.errors;

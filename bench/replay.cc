@@ -87,7 +87,7 @@ class Player {
     std::vector<GetItem> items;
     for (size_t i = 0; i < present; ++i) items.push_back({keys_[i], Slot(i), value_bytes_});
     GetOptions options;
-    static_cast<CallOptions&>(options) = call_;
+    options.deadline = call_.deadline;
     const std::vector<KeyResult> results = target_.client().Get(items, options);
     size_t hits = present;
     for (size_t i = 0; i < present; ++i) {
@@ -112,7 +112,7 @@ class Player {
       items.push_back({keys_[i], Slot(i), value_bytes_});
     }
     PutOptions options;
-    static_cast<CallOptions&>(options) = call_;
+    options.deadline = call_.deadline;
     for (const KeyResult& result : target_.client().Put(items, options)) {
       if (result.code == Code::kOk) counts_.outcome.bytes += value_bytes_;
       if (result.code != Code::kOk && result.code != Code::kExists) ++counts_.failed_puts;

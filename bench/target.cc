@@ -8,6 +8,7 @@
 
 #include "common/base/bytes.h"
 #include "common/base/check.h"
+#include "common/base/host_port.h"
 
 namespace simm::bench {
 namespace {
@@ -32,7 +33,7 @@ Result<std::unique_ptr<Target>> Target::Open(const Options& options) {
     target->cluster_ = std::move(*cluster);
     address = target->cluster_->manager_address();
   }
-  Result<std::vector<std::string>> addresses = ParseAddressList(address);
+  Result<std::vector<std::string>> addresses = ParsePeerList(address);
   if (!addresses.ok()) return addresses.status();
   target->admin_ = std::make_unique<Admin>(*addresses);
   ClientOptions client_options;

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "common/rpc/manager_stub.h"
-#include "common/transport/address.h"
 
 namespace simm {
 
@@ -19,20 +18,6 @@ Status Admin::RemoveNode(const std::string& name, std::chrono::milliseconds time
   auto stub = rpc::ManagerStub::Create(managers_);
   if (!stub.ok()) return stub.status();
   return (*stub)->RemoveNode(name, timeout);
-}
-
-Result<std::vector<std::string>> ParseAddressList(const std::string& text) {
-  std::vector<std::string> list;
-  size_t begin = 0;
-  while (begin <= text.size()) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    const std::string address = text.substr(begin, end - begin);
-    const auto parsed = transport::ParseHostPort(address);
-    if (!parsed.ok()) return parsed.status();
-    list.push_back(address);
-    begin = end + 1;
-  }
-  return list;
 }
 
 }  // namespace simm

@@ -9,8 +9,8 @@
 
 namespace simm {
 
-// Asks the managers about the cluster; for simmctl and the benchmark. Each call tries the addresses in turn.
-// kUnavailable names the addresses and what to check. Thread-safe.
+// Asks the managers about the cluster; for simmctl and the benchmark. Each call tries the addresses
+// in turn. kUnavailable names the addresses and what to check. Thread-safe.
 class Admin {
  public:
   explicit Admin(std::vector<std::string> managers);
@@ -23,8 +23,5 @@ class Admin {
  private:
   std::vector<std::string> managers_;
 };
-
-// "a:1,b:2" -> {"a:1", "b:2"}; kInvalidArgument names what is wrong. Port required, IPv6 in brackets.
-Result<std::vector<std::string>> ParseAddressList(const std::string& text);
 
 }  // namespace simm

@@ -61,7 +61,8 @@ void Call::Run() {
 }
 
 bool Call::RunRound() {
-  if (std::all_of(items_.begin(), items_.end(), [](const CallItem& item) { return item.done; })) return false;
+  if (std::all_of(items_.begin(), items_.end(), [](const CallItem& item) { return item.done; }))
+    return false;
   if (rounds_++ > 0) PauseBeforeNextRound();
   const auto table = engine_.Map();
   shape_.map = {table->version().term, table->version().epoch};
@@ -166,8 +167,9 @@ void Call::Look(Part& part) {
   }
 }
 
-// The lane broke. If nothing had come back, it may have been a connection that died while idle, or a session that the
-// server has forgotten: once more on a new lane before the server counts as gone.
+// The lane broke. If nothing had come back, it may have been a connection that died while idle, or
+// a session that the server has forgotten: once more on a new lane before the server counts as
+// gone.
 void Call::OnExchangeFailed(Part& part) {
   const Status why = part.exchange->failure();
   const bool heard = part.exchange->heard();
@@ -189,7 +191,8 @@ void Call::OnExchangeFailed(Part& part) {
   TryStart(part);
 }
 
-// The part is over: by answers, by the breaker, or by failure; the undone items are sorted into "again" and "no".
+// The part is over: by answers, by the breaker, or by failure; the undone items are sorted into
+// "again" and "no".
 void Call::EndPart(Part& part) {
   part.over = true;
   const bool answered = part.exchange->finished() && !part.exchange->failed();
@@ -211,7 +214,8 @@ void Call::EndPart(Part& part) {
     item->done = true;
   }
   const protocol::MapStamp& seen = part.exchange->server_map();
-  if (seen.term != newest_seen_.term ? seen.term > newest_seen_.term : seen.epoch > newest_seen_.epoch) {
+  if (seen.term != newest_seen_.term ? seen.term > newest_seen_.term
+                                     : seen.epoch > newest_seen_.epoch) {
     newest_seen_ = seen;
   }
 }
@@ -238,7 +242,8 @@ void Call::GiveUpLate(Part& part) {
   part.peer->ReportTimeout(silent);
 }
 
-// A value whose bytes are damaged would shadow its key until it is evicted: the server looks at it and drops it.
+// A value whose bytes are damaged would shadow its key until it is evicted: the server looks at it
+// and drops it.
 void Call::ScrubCorrupt(const Part& part) {
   for (const CallItem* const item : part.exchange->corrupt_items()) {
     engine_.Scrub(std::string(item->key), item->hash, shape_.namespace_id);
@@ -269,8 +274,9 @@ void Call::PauseBeforeNextRound() {
     std::this_thread::sleep_for(std::min<Duration>(left, std::chrono::milliseconds(retry_ms)));
     return;
   }
-  const bool server_is_newer = newest_seen_.term != shape_.map.term ? newest_seen_.term > shape_.map.term
-                                                                    : newest_seen_.epoch > shape_.map.epoch;
+  const bool server_is_newer = newest_seen_.term != shape_.map.term
+                                   ? newest_seen_.term > shape_.map.term
+                                   : newest_seen_.epoch > shape_.map.epoch;
   if (server_is_newer) {
     engine_.WaitForMap(newest_seen_.term, newest_seen_.epoch, pause);
   } else {

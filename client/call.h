@@ -10,9 +10,10 @@
 
 namespace simm::client {
 
-// One batch operation from start to end: splits the keys by owner, runs one exchange per server side by side, repeats what
-// has to be repeated (stale map, busy, an idle connection that had died), and ends by the deadline. All waiting is a
-// poll over the lanes in use by the calling thread. One-thread; borrows the items until Run returns.
+// One batch operation from start to end: splits the keys by owner, runs one exchange per server
+// side by side, repeats what has to be repeated (stale map, busy, an idle connection that had
+// died), and ends by the deadline. All waiting is a poll over the lanes in use by the calling
+// thread. One-thread; borrows the items until Run returns.
 class Call {
  public:
   Call(Engine& engine, CallShape shape, std::span<CallItem> items, Instant deadline);

@@ -8,10 +8,10 @@
 #include "client/call.h"
 #include "client/engine.h"
 #include "common/base/gate.h"
+#include "common/base/host_port.h"
 #include "common/base/limits.h"
 #include "common/base/log.h"
 #include "common/routing/key_hash.h"
-#include "common/transport/address.h"
 
 namespace simm {
 
@@ -45,7 +45,8 @@ class Client::State {
     }
     item.hash = HashKey(key, namespace_seed);
   }
-  std::vector<KeyResult> Run(CallShape shape, std::vector<CallItem>& items, std::chrono::milliseconds deadline);
+  std::vector<KeyResult> Run(CallShape shape, std::vector<CallItem>& items,
+                             std::chrono::milliseconds deadline);
   std::vector<KeyResult> RunKeys(MessageType type, std::span<const std::string_view> keys,
                                  const CallOptions& options);
   void Count(MessageType type, const std::vector<CallItem>& items) const;
@@ -55,20 +56,22 @@ namespace {
 
 Status CheckOptions(const ClientOptions& options) {
   if (options.addresses.empty()) {
-    return Status(Code::kInvalidArgument, "no address: name at least one manager, such as 127.0.0.1:30001");
+    return Status(Code::kInvalidArgument,
+                  "no address: name at least one manager, such as 127.0.0.1:30001");
   }
   for (const std::string& address : options.addresses) {
-    const auto parsed = transport::ParseHostPort(address);
-    if (!parsed.ok()) return parsed.status();
-    if (parsed->port == 0) return Status(Code::kInvalidArgument, "address '" + address + "' has port 0");
+    if (const auto parsed = ParsePeer(address); !parsed.ok()) return parsed.status();
   }
   const std::string& name = options.name_space;
-  const bool printable = std::all_of(name.begin(), name.end(), [](char c) { return c > 0x20 && c < 0x7f; });
+  const bool printable =
+      std::all_of(name.begin(), name.end(), [](char c) { return c > 0x20 && c < 0x7f; });
   if (name.empty() || name.size() > limits::kMaxNamespaceNameBytes || !printable) {
-    return Status(Code::kInvalidArgument, "namespace '" + name + "' is not 1 to 128 printable characters");
+    return Status(Code::kInvalidArgument,
+                  "namespace '" + name + "' is not 1 to 128 printable characters");
   }
   if (options.transport != "auto" && options.transport != "tcp") {
-    return Status(Code::kInvalidArgument, "transport '" + options.transport + "' is unknown; allowed: auto, tcp");
+    return Status(Code::kInvalidArgument,
+                  "transport '" + options.transport + "' is unknown; allowed: auto, tcp");
   }
   if (options.max_lanes_per_server == 0 || options.max_lanes_per_server > 1024) {
     return Status(Code::kInvalidArgument, "max_lanes_per_server must be 1 to 1024");
@@ -77,7 +80,9 @@ Status CheckOptions(const ClientOptions& options) {
 }
 
 // Refuses a batch that no call may hold: every item with the same code.
-std::vector<KeyResult> AllFailed(size_t n, Code code) { return std::vector<KeyResult>(n, KeyResult{.code = code}); }
+std::vector<KeyResult> AllFailed(size_t n, Code code) {
+  return std::vector<KeyResult>(n, KeyResult{.code = code});
+}
 
 }  // namespace
 
@@ -92,11 +97,13 @@ Result<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
   if (!engine.ok()) return engine.status();
   const auto table = (*engine)->WaitForServers(options.connect_timeout);
   if (!table.ok()) return table.status();
-  const Duration left = std::max<Duration>(end - MonotonicClock::Get().Now(), std::chrono::seconds(1));
+  const Duration left =
+      std::max<Duration>(end - MonotonicClock::Get().Now(), std::chrono::seconds(1));
   const auto id = (*engine)->NamespaceOf(options.name_space, left);
   if (!id.ok()) return id.status();
   if (options.verify == Verify::kOff) {
-    SIMM_LOG_WARN("checksums of values are not verified (verify off): a damaged value would go unnoticed");
+    SIMM_LOG_WARN(
+        "checksums of values are not verified (verify off): a damaged value would go unnoticed");
   }
   auto state = std::make_unique<State>();
   state->engine = std::move(*engine);
@@ -111,7 +118,8 @@ std::vector<KeyResult> Client::State::Run(CallShape shape, std::vector<CallItem>
   const MessageType type = shape.type;
   GatePass pass(gate);
   SIMM_CHECK(static_cast<bool>(pass), "a call on a client that is being destroyed");
-  const auto bounded = std::clamp<std::chrono::milliseconds>(deadline, std::chrono::milliseconds(0), std::chrono::hours(1));
+  const auto bounded = std::clamp<std::chrono::milliseconds>(deadline, std::chrono::milliseconds(0),
+                                                             std::chrono::hours(1));
   client::Call(*engine, std::move(shape), items, MonotonicClock::Get().Now() + bounded).Run();
   Count(type, items);
   std::vector<KeyResult> results;
@@ -179,7 +187,8 @@ std::vector<KeyResult> Client::Put(std::span<const PutItem> puts, const PutOptio
     item.done = true;
   }
   if (!state_->engine->memory().empty()) {
-    for (const PutItem& put : puts) in_use.push_back(state_->engine->memory().Use(put.data, put.size));
+    for (const PutItem& put : puts)
+      in_use.push_back(state_->engine->memory().Use(put.data, put.size));
   }
   CallShape shape = state_->Shape(MessageType::kPut);
   shape.replace = options.replace;
@@ -207,7 +216,8 @@ std::vector<KeyResult> Client::Get(std::span<const GetItem> gets, const GetOptio
     }
   }
   if (!state_->engine->memory().empty()) {
-    for (const GetItem& get : gets) in_use.push_back(state_->engine->memory().Use(get.data, get.size));
+    for (const GetItem& get : gets)
+      in_use.push_back(state_->engine->memory().Use(get.data, get.size));
   }
   CallShape shape = state_->Shape(MessageType::kGet);
   shape.allow_shorter = options.allow_shorter;
@@ -216,7 +226,8 @@ std::vector<KeyResult> Client::Get(std::span<const GetItem> gets, const GetOptio
   return results;
 }
 
-std::vector<KeyResult> Client::State::RunKeys(MessageType type, std::span<const std::string_view> keys,
+std::vector<KeyResult> Client::State::RunKeys(MessageType type,
+                                              std::span<const std::string_view> keys,
                                               const CallOptions& call) {
   if (keys.size() > limits::kMaxBatchKeys) return AllFailed(keys.size(), Code::kInvalidArgument);
   std::vector<CallItem> items(keys.size());
@@ -224,15 +235,18 @@ std::vector<KeyResult> Client::State::RunKeys(MessageType type, std::span<const 
   return Run(Shape(type), items, call.deadline);
 }
 
-std::vector<KeyResult> Client::Exists(std::span<const std::string_view> keys, const CallOptions& options) {
+std::vector<KeyResult> Client::Exists(std::span<const std::string_view> keys,
+                                      const CallOptions& options) {
   return state_->RunKeys(MessageType::kExists, keys, options);
 }
 
-std::vector<KeyResult> Client::Remove(std::span<const std::string_view> keys, const CallOptions& options) {
+std::vector<KeyResult> Client::Remove(std::span<const std::string_view> keys,
+                                      const CallOptions& options) {
   return state_->RunKeys(MessageType::kRemove, keys, options);
 }
 
-std::vector<KeyResult> Client::Touch(std::span<const std::string_view> keys, const CallOptions& options) {
+std::vector<KeyResult> Client::Touch(std::span<const std::string_view> keys,
+                                     const CallOptions& options) {
   return state_->RunKeys(MessageType::kTouch, keys, options);
 }
 
@@ -240,7 +254,9 @@ Result<MemoryHandle> Client::RegisterMemory(void* data, size_t size) {
   return state_->engine->memory().Register(data, size);
 }
 
-Status Client::DeregisterMemory(MemoryHandle handle) { return state_->engine->memory().Deregister(handle); }
+Status Client::DeregisterMemory(MemoryHandle handle) {
+  return state_->engine->memory().Deregister(handle);
+}
 
 KeyLocation Client::Locate(std::string_view key) const {
   const Hash128 hash = HashKey(key, state_->namespace_seed);

@@ -12,45 +12,51 @@
 #include "client/options.h"
 #include "common/base/status.h"
 
-// The front door of SiMM for programs: put, get, exists, remove and touch batches of keys. This header and
-// what it includes are free of gRPC, protobuf and abseil.
+// The front door of SiMM for programs: put, get, exists, remove and touch batches of keys. This
+// header and what it includes are free of gRPC, protobuf and abseil.
 namespace simm {
 
 // How one key of a batch ended.
 struct KeyResult {
   Code code = Code::kInternal;
-  // Get: bytes written to the buffer when kOk, the stored length when kLengthMismatch. Put: the value's length.
+  // Get: bytes written to the buffer when kOk, the stored length when kLengthMismatch. Put: the
+  // value's length.
   uint64_t value_bytes = 0;
   uint32_t retry_after_ms = 0;  // with kBusy
 };
 
 struct PutItem {
-  std::string_view key;         // 1 to 256 B, any bytes
-  const void* data = nullptr;   // borrowed until the call returns
-  uint64_t size = 0;            // bytes; 0 to 1 GiB
+  std::string_view key;        // 1 to 256 B, any bytes
+  const void* data = nullptr;  // borrowed until the call returns
+  uint64_t size = 0;           // bytes; 0 to 1 GiB
 };
 
 struct GetItem {
   std::string_view key;
-  void* data = nullptr;         // borrowed until the call returns; undefined content unless kOk
-  uint64_t size = 0;            // bytes of the buffer
+  void* data = nullptr;  // borrowed until the call returns; undefined content unless kOk
+  uint64_t size = 0;     // bytes of the buffer
 };
 
 struct CallOptions {
-  // The call returns at the latest 50 ms after this long; what has not ended by then is kDeadlineExceeded
-  // for puts, a miss for gets and exists. Nothing touches the caller's memory after the return.
+  // The call returns at the latest 50 ms after this long; what has not ended by then is
+  // kDeadlineExceeded for puts, a miss for gets and exists. Nothing touches the caller's memory
+  // after the return.
   std::chrono::milliseconds deadline{5'000};
 };
 
-struct PutOptions : CallOptions {
-  // false: a key that is there keeps its value and the result is kExists. true: the value is replaced.
+struct PutOptions {
+  std::chrono::milliseconds deadline{5'000};  // as CallOptions
+  // false: a key that is there keeps its value and the result is kExists. true: the value is
+  // replaced.
   bool replace = false;
-  std::chrono::milliseconds ttl{0};  // reserved for expiry; 0: never. Others are refused: kInvalidArgument
+  std::chrono::milliseconds ttl{
+      0};  // reserved for expiry; 0: never. Others are refused: kInvalidArgument
 };
 
-struct GetOptions : CallOptions {
-  // false: a value of another length than the buffer is kLengthMismatch. true: shorter values are accepted
-  // and value_bytes says how long.
+struct GetOptions {
+  std::chrono::milliseconds deadline{5'000};  // as CallOptions
+  // false: a value of another length than the buffer is kLengthMismatch. true: shorter values are
+  // accepted and value_bytes says how long.
   bool allow_shorter = false;
 };
 
@@ -64,14 +70,14 @@ struct ClientStats {
   uint64_t gets = 0, hits = 0, misses = 0;
   uint64_t puts = 0, put_failures = 0;
   uint64_t exists = 0, removes = 0, touches = 0;
-  uint64_t errors = 0;            // keys that ended in neither an answer nor a miss
-  uint64_t corrupt = 0;           // values that failed validation, served as a miss
+  uint64_t errors = 0;   // keys that ended in neither an answer nor a miss
+  uint64_t corrupt = 0;  // values that failed validation, served as a miss
   uint64_t bytes_read = 0, bytes_written = 0;
-  uint64_t requests = 0;          // messages sent
-  uint64_t round_trips = 0;       // server exchanges: one per server and call without retries
-  uint64_t retries = 0;           // keys sent again: stale map, busy, a broken idle connection
+  uint64_t requests = 0;     // messages sent
+  uint64_t round_trips = 0;  // server exchanges: one per server and call without retries
+  uint64_t retries = 0;      // keys sent again: stale map, busy, a broken idle connection
   uint64_t breaker_opens = 0, breaker_rejections = 0;
-  uint64_t late_answers = 0;      // lanes drained or closed after a deadline
+  uint64_t late_answers = 0;          // lanes drained or closed after a deadline
   uint64_t payload_bytes_copied = 0;  // in user space
   uint64_t connections_opened = 0;
 };
@@ -79,44 +85,49 @@ struct ClientStats {
 // Where a key lives.
 struct KeyLocation {
   uint32_t shard = 0;
-  std::string server;             // name; empty when no server owns it
-  std::string address;            // data address
-  std::string hash;               // 32 hexadecimal digits
+  std::string server;   // name; empty when no server owns it
+  std::string address;  // data address
+  std::string hash;     // 32 hexadecimal digits
 };
 
 struct ServerHealth {
   std::string name;
   std::string address;
-  std::string transport;          // "tcp", or empty before the first connection
-  std::string transport_reason;   // why that one
-  std::string breaker;            // "closed", "open"
+  std::string transport;         // "tcp", or empty before the first connection
+  std::string transport_reason;  // why that one
+  std::string breaker;           // "closed", "open"
   uint32_t connections = 0;
 };
 
-// Thread-safe. All clients of a process with the same addresses and transport share one engine (connections, map,
-// breakers). Fork before Connect, never after.
+// Thread-safe. All clients of a process with the same addresses and transport share one engine
+// (connections, map, breakers). Fork before Connect, never after.
 //
-// Batches are split by owner and run in parallel; `results[i]` belongs to item i. A batch may hold 0 to 65,536
-// keys and the same key several times. Data calls never throw and never block beyond their deadline.
+// Batches are split by owner and run in parallel; `results[i]` belongs to item i. A batch may hold
+// 0 to 65,536 keys and the same key several times. Data calls never throw and never block beyond
+// their deadline.
 class Client {
  public:
-  // kInvalidArgument: an option that can never work. kUnavailable: nobody answered within connect_timeout; the
-  // message says which addresses were tried and what to check.
+  // kInvalidArgument: an option that can never work. kUnavailable: nobody answered within
+  // connect_timeout; the message says which addresses were tried and what to check.
   static Result<std::unique_ptr<Client>> Connect(const ClientOptions& options);
   ~Client();  // waits for calls in flight
 
-  // Per key: kOk, kExists (not replaced; the value there is kept), kInvalidArgument, kTooLarge, kBusy, kUnavailable,
-  // kDeadlineExceeded.
+  // Per key: kOk, kExists (not replaced; the value there is kept), kInvalidArgument, kTooLarge,
+  // kBusy, kUnavailable, kDeadlineExceeded.
   std::vector<KeyResult> Put(std::span<const PutItem> items, const PutOptions& options = {});
-  // Per key: kOk, kMiss (also: its server is away or the time ran out), kLengthMismatch, kInvalidArgument.
-  // At most item.size bytes are written.
+  // Per key: kOk, kMiss (also: its server is away or the time ran out), kLengthMismatch,
+  // kInvalidArgument. At most item.size bytes are written.
   std::vector<KeyResult> Get(std::span<const GetItem> items, const GetOptions& options = {});
   // Per key: kOk, kMiss (also: its server is away), kInvalidArgument. Counts as a use of the key.
-  std::vector<KeyResult> Exists(std::span<const std::string_view> keys, const CallOptions& options = {});
+  std::vector<KeyResult> Exists(std::span<const std::string_view> keys,
+                                const CallOptions& options = {});
   // Per key: kOk (it was there), kMiss, kInvalidArgument, kUnavailable, kDeadlineExceeded.
-  std::vector<KeyResult> Remove(std::span<const std::string_view> keys, const CallOptions& options = {});
-  // Marks keys as recently used, the first key most recently: give a prefix chain from its start. Per key as Exists.
-  std::vector<KeyResult> Touch(std::span<const std::string_view> keys, const CallOptions& options = {});
+  std::vector<KeyResult> Remove(std::span<const std::string_view> keys,
+                                const CallOptions& options = {});
+  // Marks keys as recently used, the first key most recently: give a prefix chain from its start.
+  // Per key as Exists.
+  std::vector<KeyResult> Touch(std::span<const std::string_view> keys,
+                               const CallOptions& options = {});
 
   // kInvalidArgument: no memory, or overlaps a registered range.
   Result<MemoryHandle> RegisterMemory(void* data, size_t size);

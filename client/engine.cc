@@ -37,8 +37,8 @@ Result<std::shared_ptr<Engine>> Engine::Open(const ClientOptions& options) {
   static std::map<std::string, std::weak_ptr<Engine>> engines;
   std::vector<std::string> addresses = options.addresses;
   std::sort(addresses.begin(), addresses.end());
-  const std::string identity =
-      Joined(addresses) + "|" + options.transport + "|" + std::to_string(options.max_lanes_per_server);
+  const std::string identity = Joined(addresses) + "|" + options.transport + "|" +
+                               std::to_string(options.max_lanes_per_server);
   MutexLock lock(mutex);
   std::erase_if(engines, [](const auto& entry) { return entry.second.expired(); });
   if (auto engine = engines[identity].lock()) return engine;
@@ -59,14 +59,15 @@ Status Engine::Start() {
   auto managers = rpc::ManagerStub::Create(options_.addresses);
   if (!managers.ok()) return managers.status();
   managers_ = std::move(*managers);
-  auto watcher = rpc::MapWatcher::Start({.addresses = options_.addresses,
-                                         .kind = rpc::WatcherKind::kClient,
-                                         .server = kNoServer,
-                                         .ask_servers = true,
-                                         .on_table = [this](const std::shared_ptr<const RouteTable>&) {
-                                           MutexLock lock(map_mutex_);
-                                           map_changed_.NotifyAll();
-                                         }});
+  auto watcher =
+      rpc::MapWatcher::Start({.addresses = options_.addresses,
+                              .kind = rpc::WatcherKind::kClient,
+                              .server = kNoServer,
+                              .ask_servers = true,
+                              .on_table = [this](const std::shared_ptr<const RouteTable>&) {
+                                MutexLock lock(map_mutex_);
+                                map_changed_.NotifyAll();
+                              }});
   if (!watcher.ok()) return watcher.status();
   watcher_ = std::move(*watcher);
   maintainer_ = std::thread([this] { MaintainLoop(); });
@@ -92,17 +93,21 @@ Result<std::shared_ptr<const RouteTable>> Engine::WaitForServers(Duration timeou
   const Instant end = MonotonicClock::Get().Now() + timeout;
   const auto first = watcher_->WaitForMap(timeout);
   if (!first.ok()) {
-    return Status(Code::kUnavailable, first.status().message() +
-                                          "; check that the manager runs and that --manager or SIMM_CLUSTER_MANAGER "
-                                          "names its gRPC port (default 30001)");
+    return Status(Code::kUnavailable,
+                  first.status().message() +
+                      "; check that the manager runs and that --manager or SIMM_CLUSTER_MANAGER "
+                      "names its gRPC port (default 30001)");
   }
   while (true) {
     const auto table = watcher_->Current();
     if (!table->contents().servers.empty()) return table;
     const Duration left = end - MonotonicClock::Get().Now();
     if (left <= Duration::zero()) {
-      return Status(Code::kUnavailable, "the manager answers, but no data server has registered with it yet; start one: "
-                                        "simm-dataserver --manager " + options_.addresses.front() + " --memory 1GiB");
+      return Status(
+          Code::kUnavailable,
+          "the manager answers, but no data server has registered with it yet; start one: "
+          "simm-dataserver --manager " +
+              options_.addresses.front() + " --memory 1GiB");
     }
     MutexLock lock(map_mutex_);
     map_changed_.WaitFor(map_mutex_, std::min<Duration>(left, std::chrono::milliseconds(50)));

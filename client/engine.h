@@ -18,8 +18,8 @@
 
 namespace simm::client {
 
-// What all clients of a process share per cluster: the map, the peers with their connections and breakers, background
-// work. Thread-safe.
+// What all clients of a process share per cluster: the map, the peers with their connections and
+// breakers, background work. Thread-safe.
 class Engine {
  public:
   // The engine of these addresses and this transport, shared with whoever has it open already.
@@ -38,7 +38,8 @@ class Engine {
   std::shared_ptr<Peer> PeerFor(const ServerRecord& record);
   std::vector<ServerHealth> Servers() const;
 
-  // Asks the key's owner, in the background, to check the stored bytes and drop them if they are damaged.
+  // Asks the key's owner, in the background, to check the stored bytes and drop them if they are
+  // damaged.
   void Scrub(const std::string& key, const Hash128& hash, NamespaceId namespace_id);
 
   StatsCounters& stats() { return stats_; }

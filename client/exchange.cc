@@ -11,8 +11,8 @@ namespace {
 
 using protocol::MessageType;
 
-// Values up to here are hashed in one go when complete (they are still in the second-level cache); longer ones piece by
-// piece as they land.
+// Values up to here are hashed in one go when complete (they are still in the second-level cache);
+// longer ones piece by piece as they land.
 constexpr uint64_t kOneShotBytes = 256 << 10;
 
 Status Refused(const char* what) {
@@ -56,9 +56,10 @@ void Exchange::SplitIntoRequests() {
     }
     bytes += need;
   }
-  if (begin < items_.size()) requests_.push_back({.begin = begin, .end = items_.size(), .next = begin});
-  // The deepest keys of a chain first, so that its root is used last and is the last to be evicted. Not so for
-  // replacements: of two of one key the later must win.
+  if (begin < items_.size())
+    requests_.push_back({.begin = begin, .end = items_.size(), .next = begin});
+  // The deepest keys of a chain first, so that its root is used last and is the last to be evicted.
+  // Not so for replacements: of two of one key the later must win.
   if (!shape_.replace) std::reverse(requests_.begin(), requests_.end());
 }
 
@@ -128,14 +129,17 @@ void Exchange::OnComplete(const Status&) { --sends_pending_; }
 
 Exchange::Request* Exchange::Find(uint64_t id) {
   // Ids are consecutive.
-  if (requests_.empty() || id < requests_.front().id || id - requests_.front().id >= requests_.size()) return nullptr;
+  if (requests_.empty() || id < requests_.front().id ||
+      id - requests_.front().id >= requests_.size())
+    return nullptr;
   Request* const request = &requests_[id - requests_.front().id];
   return request->answered ? nullptr : request;
 }
 
 void Exchange::See(const protocol::MapStamp& map) {
   heard_ = true;
-  if (map.term != server_map_.term ? map.term > server_map_.term : map.epoch > server_map_.epoch) server_map_ = map;
+  if (map.term != server_map_.term ? map.term > server_map_.term : map.epoch > server_map_.epoch)
+    server_map_ = map;
 }
 
 void Exchange::Finish(CallItem& item, Code code, uint64_t value_bytes) {
@@ -156,22 +160,26 @@ bool Exchange::ShouldVerify(const CallItem& item) const {
   return true;
 }
 
-Result<transport::PayloadTarget> Exchange::OnReplyBegin(uint64_t request_id, ByteSpan body, uint64_t payload_bytes) {
+Result<transport::PayloadTarget> Exchange::OnReplyBegin(uint64_t request_id, ByteSpan body,
+                                                        uint64_t payload_bytes) {
   Request* const request = Find(request_id);
   if (request == nullptr) return Refused("a reply to no request of ours");
   landing_ = nullptr;
   if (shape_.type == MessageType::kGet) return BeginRecord(*request, body, payload_bytes);
   if (payload_bytes != 0) return Refused("payload where none belongs");
-  const Status taken = shape_.type == MessageType::kPut ? TakePutReply(*request, body) : TakeKeysReply(*request, body);
+  const Status taken = shape_.type == MessageType::kPut ? TakePutReply(*request, body)
+                                                        : TakeKeysReply(*request, body);
   if (!taken.ok()) return taken;
   return transport::PayloadTarget{};
 }
 
-Result<transport::PayloadTarget> Exchange::BeginRecord(Request& request, ByteSpan body, uint64_t payload_bytes) {
+Result<transport::PayloadTarget> Exchange::BeginRecord(Request& request, ByteSpan body,
+                                                       uint64_t payload_bytes) {
   if (Status s = protocol::Decode(body, &record_); !s.ok()) return s;
   See(record_.map);
   const size_t first = request.begin + record_.index;
-  if (first != request.next || record_.run > request.end - first) return Refused("a record out of order");
+  if (first != request.next || record_.run > request.end - first)
+    return Refused("a record out of order");
   if (record_.code != Code::kOk) {
     if (payload_bytes != 0) return Refused("payload without a value");
     for (size_t i = first; i < first + record_.run; ++i) {
@@ -182,8 +190,10 @@ Result<transport::PayloadTarget> Exchange::BeginRecord(Request& request, ByteSpa
   }
   CallItem& item = *items_[first];
   head_bytes_ = protocol::ExtentHeadBytes(record_.key_bytes);
-  const bool fits = shape_.allow_shorter ? record_.value_bytes <= item.size : record_.value_bytes == item.size;
-  if (record_.key_bytes != item.key.size() || payload_bytes != head_bytes_ + record_.value_bytes || !fits) {
+  const bool fits =
+      shape_.allow_shorter ? record_.value_bytes <= item.size : record_.value_bytes == item.size;
+  if (record_.key_bytes != item.key.size() || payload_bytes != head_bytes_ + record_.value_bytes ||
+      !fits) {
     return Refused("a value of a length that was not asked for");
   }
   landing_ = &item;
@@ -202,7 +212,8 @@ Result<transport::PayloadTarget> Exchange::BeginRecord(Request& request, ByteSpa
 void Exchange::OnReplyPayload(ByteSpan landed) {
   const bool of_value = landed_ >= head_bytes_;
   landed_ += landed.size();
-  if (of_value && record_.value_bytes > kOneShotBytes && ShouldVerify(*landing_)) checksum_->Update(landed);
+  if (of_value && record_.value_bytes > kOneShotBytes && ShouldVerify(*landing_))
+    checksum_->Update(landed);
 }
 
 Status Exchange::EndRecord(Request& request) {
@@ -211,7 +222,8 @@ Status Exchange::EndRecord(Request& request) {
     CallItem& item = *landing_;
     protocol::ExtentHeader header;
     std::memcpy(&header, head_.data(), sizeof header);
-    bool right = header.generation == record_.generation && header.namespace_id == shape_.namespace_id &&
+    bool right = header.generation == record_.generation &&
+                 header.namespace_id == shape_.namespace_id &&
                  header.key_bytes == item.key.size() && header.value_bytes == record_.value_bytes &&
                  std::memcmp(head_.data() + sizeof header, item.key.data(), item.key.size()) == 0;
     if (right && ShouldVerify(item)) {
@@ -254,7 +266,8 @@ Status Exchange::TakePutReply(Request& request, ByteSpan body) {
   See(reply.map);
   CallItem& item = *items_[request.begin];
   item.result.retry_after_ms = reply.retry_after_ms;
-  if (reply.code == Code::kWrongOwner || reply.code == Code::kBusy || reply.code == Code::kCorrupt) {
+  if (reply.code == Code::kWrongOwner || reply.code == Code::kBusy ||
+      reply.code == Code::kCorrupt) {
     item.result.code = reply.code;  // to be repeated
     return Status::Ok();
   }

@@ -36,10 +36,10 @@ struct CallShape {
   protocol::MapStamp map;
 };
 
-// One server's part of a call, as a state machine over one lane: posts the requests, puts arriving values where they
-// belong, fills the items' results. Items that it leaves undone are the caller's to repeat elsewhere or later.
-// One-thread. Items, keys and memory are borrowed until finished() or until the lane is detached with nothing
-// unsent().
+// One server's part of a call, as a state machine over one lane: posts the requests, puts arriving
+// values where they belong, fills the items' results. Items that it leaves undone are the caller's
+// to repeat elsewhere or later. One-thread. Items, keys and memory are borrowed until finished() or
+// until the lane is detached with nothing unsent().
 class Exchange final : public LaneUser, private transport::Completion {
  public:
   // `items` in the caller's order.
@@ -51,7 +51,8 @@ class Exchange final : public LaneUser, private transport::Completion {
   bool finished() const { return closed_ || answered_ == requests_.size(); }
   const Status& failure() const { return failure_; }
   bool failed() const { return closed_; }
-  // The transport has not taken all requests yet: it may still read the caller's memory and will call back here.
+  // The transport has not taken all requests yet: it may still read the caller's memory and will
+  // call back here.
   bool unsent() const { return sends_pending_ > 0; }
   const std::vector<CallItem*>& items() const { return items_; }
   // Newest map version that the server has shown; a WRONG_OWNER makes the caller wait for it.
@@ -60,7 +61,8 @@ class Exchange final : public LaneUser, private transport::Completion {
   // Items whose bytes failed validation, for a scrub.
   const std::vector<const CallItem*>& corrupt_items() const { return corrupt_items_; }
 
-  Result<transport::PayloadTarget> OnReplyBegin(uint64_t request_id, ByteSpan body, uint64_t payload_bytes) override;
+  Result<transport::PayloadTarget> OnReplyBegin(uint64_t request_id, ByteSpan body,
+                                                uint64_t payload_bytes) override;
   void OnReplyPayload(ByteSpan landed) override;
   Status OnReplyEnd(uint64_t request_id) override;
   void OnLaneClosed(const Status& why) override;
@@ -68,9 +70,9 @@ class Exchange final : public LaneUser, private transport::Completion {
  private:
   struct Request {
     uint64_t id = 0;
-    size_t begin = 0;   // items_[begin, end)
+    size_t begin = 0;  // items_[begin, end)
     size_t end = 0;
-    size_t next = 0;    // first not answered yet (get)
+    size_t next = 0;  // first not answered yet (get)
     bool answered = false;
   };
   // Computes a put's checksum while its bytes are on their way to the network.
@@ -93,7 +95,8 @@ class Exchange final : public LaneUser, private transport::Completion {
   Status PostKeys(Lane& lane);
   Status PostPuts(Lane& lane);
   Request* Find(uint64_t id);
-  Result<transport::PayloadTarget> BeginRecord(Request& request, ByteSpan body, uint64_t payload_bytes);
+  Result<transport::PayloadTarget> BeginRecord(Request& request, ByteSpan body,
+                                               uint64_t payload_bytes);
   Status EndRecord(Request& request);
   Status TakeKeysReply(Request& request, ByteSpan body);
   Status TakePutReply(Request& request, ByteSpan body);
@@ -116,8 +119,8 @@ class Exchange final : public LaneUser, private transport::Completion {
 
   // The reply under way.
   protocol::GetRecord record_;
-  CallItem* landing_ = nullptr;     // item whose value is arriving
-  uint64_t landed_ = 0;             // payload bytes so far, head included
+  CallItem* landing_ = nullptr;  // item whose value is arriving
+  uint64_t landed_ = 0;          // payload bytes so far, head included
   uint64_t head_bytes_ = 0;
   std::array<std::byte, sizeof(protocol::ExtentHeader) + limits::kMaxKeyBytes> head_;
   std::unique_ptr<Xxh3Stream> checksum_;

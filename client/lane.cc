@@ -53,7 +53,8 @@ bool Lane::Drain(Duration timeout, uint64_t max_bytes) {
   while (awaited_pong_ != 0) {
     if (!connection_->Progress()) return false;
     if (awaited_pong_ == 0) break;
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - MonotonicClock::Get().Now());
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(end - MonotonicClock::Get().Now());
     if (left.count() <= 0 || connection_->counters().bytes_in - start > max_bytes) return false;
     pollfd p{connection_->PollFd(), connection_->PollEvents(), 0};
     poll(&p, 1, static_cast<int>(left.count()));
@@ -61,7 +62,8 @@ bool Lane::Drain(Duration timeout, uint64_t max_bytes) {
   return true;
 }
 
-transport::PayloadTarget Lane::OnMessage(uint64_t request_id, ByteSpan body, uint64_t payload_bytes) {
+transport::PayloadTarget Lane::OnMessage(uint64_t request_id, ByteSpan body,
+                                         uint64_t payload_bytes) {
   if (user_ == nullptr) {
     protocol::Ping pong;
     if (request_id == awaited_pong_ && protocol::Decode(body, &pong).ok()) awaited_pong_ = 0;

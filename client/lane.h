@@ -37,11 +37,13 @@ class Lane final : public transport::Receiver {
   // The user's memory is its own again; later arrivals are discarded.
   void Detach();
 
-  // Sends a ping behind what is under way and waits for its echo: everything asked before has then been answered and
-  // discarded. False: no echo within `timeout`, or more than `max_bytes` came first; the lane is to be closed.
+  // Sends a ping behind what is under way and waits for its echo: everything asked before has then
+  // been answered and discarded. False: no echo within `timeout`, or more than `max_bytes` came
+  // first; the lane is to be closed.
   bool Drain(Duration timeout, uint64_t max_bytes);
 
-  transport::PayloadTarget OnMessage(uint64_t request_id, ByteSpan body, uint64_t payload_bytes) override;
+  transport::PayloadTarget OnMessage(uint64_t request_id, ByteSpan body,
+                                     uint64_t payload_bytes) override;
   void OnPayload(ByteSpan landed) override;
   void OnMessageEnd(uint64_t request_id, std::optional<uint64_t> trailer) override;
   void OnClosed(const Status& why) override;
@@ -52,7 +54,7 @@ class Lane final : public transport::Receiver {
   uint64_t last_request_id_ = 0;
   bool fresh_ = true;
   LaneUser* user_ = nullptr;
-  bool discarding_ = false;    // the message under way belongs to a user that has gone
+  bool discarding_ = false;  // the message under way belongs to a user that has gone
   uint64_t awaited_pong_ = 0;
 };
 

@@ -14,7 +14,8 @@ Result<MemoryHandle> MemoryRegistry::Register(void* data, size_t size) {
   const bool overlaps_before =
       after != ranges_.begin() && begin - std::prev(after)->first < std::prev(after)->second.size;
   if (overlaps_after || overlaps_before) {
-    return Status(Code::kInvalidArgument, "the memory overlaps a registered range: deregister that one first");
+    return Status(Code::kInvalidArgument,
+                  "the memory overlaps a registered range: deregister that one first");
   }
   auto region = transport_.Register({static_cast<std::byte*>(data), size}, transport::kLocalOnly);
   if (!region.ok()) return region.status();
@@ -31,7 +32,8 @@ Status MemoryRegistry::Deregister(MemoryHandle handle) {
                                [&](const auto& entry) { return entry.second.id == handle.id; });
   if (it == ranges_.end()) return Status(Code::kInvalidArgument, "unknown memory handle");
   if (it->second.users > 0) {
-    return Status(Code::kFailedPrecondition, "operations on this memory are in flight: wait for them first");
+    return Status(Code::kFailedPrecondition,
+                  "operations on this memory are in flight: wait for them first");
   }
   ranges_.erase(it);
   return Status::Ok();

@@ -20,7 +20,8 @@ class MemoryRegistry {
   // kInvalidArgument: unknown. kFailedPrecondition: a call is using it.
   Status Deregister(MemoryHandle handle);
 
-  // Marks ranges as in use by a call; the handle can not be taken away meanwhile. Unregistered memory is fine: 0.
+  // Marks ranges as in use by a call; the handle can not be taken away meanwhile. Unregistered
+  // memory is fine: 0.
   uint64_t Use(const void* data, size_t size);
   void Unuse(uint64_t id);
   bool empty() const;

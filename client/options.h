@@ -15,10 +15,11 @@ enum class Verify : uint8_t {
 };
 
 struct ClientOptions {
-  // "host:port" of managers, data servers or both, in any order: all of them hand out the key map. An IPv6
-  // host is written in brackets. At least one.
+  // "host:port" of managers, data servers or both, in any order: all of them hand out the key map.
+  // An IPv6 host is written in brackets. At least one.
   std::vector<std::string> addresses;
-  // Keys of different namespaces never meet. 1 to 128 B of printable ASCII. Made when it does not exist.
+  // Keys of different namespaces never meet. 1 to 128 B of printable ASCII. Made when it does not
+  // exist.
   std::string name_space = "default";
   // "auto": the best that client and data server share. "tcp".
   std::string transport = "auto";

@@ -12,7 +12,8 @@
 namespace simm::client {
 namespace {
 
-constexpr auto kSessionReuse = std::chrono::seconds(5);  // older unused ones may have ended at the server
+constexpr auto kSessionReuse =
+    std::chrono::seconds(5);  // older unused ones may have ended at the server
 constexpr uint32_t kTimeoutsThatOpen = 3;
 
 Instant Now() { return MonotonicClock::Get().Now(); }
@@ -35,7 +36,8 @@ Peer::~Peer() = default;
 
 bool Peer::Is(const ServerRecord& record) const {
   return record.id == record_.id && record.boot_id == record_.boot_id &&
-         record.control_address == record_.control_address && record.data_address == record_.data_address;
+         record.control_address == record_.control_address &&
+         record.data_address == record_.data_address;
 }
 
 // ---- lanes
@@ -117,7 +119,8 @@ void Peer::ReleaseLate(std::unique_ptr<Lane> lane) {
   // std::function wants copyable captures.
   auto holder = std::make_shared<std::unique_ptr<Lane>>(std::move(lane));
   env_.tasks.Run([self = shared_from_this(), holder] {
-    if (!(*holder)->Drain(limits::kConnectTimeout, limits::kDrainBytes)) (*holder)->connection().Close();
+    if (!(*holder)->Drain(limits::kConnectTimeout, limits::kDrainBytes))
+      (*holder)->connection().Close();
     self->Release(std::move(*holder));
   });
 }
@@ -147,8 +150,8 @@ Result<rpc::HandshakeReply> Peer::Session() {
 Result<std::unique_ptr<Lane>> Peer::Connect() {
   const auto session = Session();
   if (!session.ok()) return session.status();
-  auto connection = env_.transport.Connect(session->endpoint, {session->session, session->incarnation},
-                                           limits::kConnectTimeout);
+  auto connection = env_.transport.Connect(
+      session->endpoint, {session->session, session->incarnation}, limits::kConnectTimeout);
   if (!connection.ok()) return connection.status();
   Add(env_.stats.connections_opened);
   return std::make_unique<Lane>(std::move(*connection), session->session);
@@ -195,9 +198,11 @@ void Peer::OpenBreakerLocked(const Status& why) {
   breaker_open_ = true;
   Add(env_.stats.breaker_opens);
   heal_backoff_ = limits::kHealBackoffMin;
-  next_heal_ = Now() + Duration(static_cast<int64_t>(random_.Unit() * static_cast<double>(heal_backoff_.count())));
-  SIMM_LOG_WARN("data server {} ({}) is away: {}; its keys are misses until it is back", record_.name,
-                record_.data_address, why.ToString());
+  next_heal_ =
+      Now() +
+      Duration(static_cast<int64_t>(random_.Unit() * static_cast<double>(heal_backoff_.count())));
+  SIMM_LOG_WARN("data server {} ({}) is away: {}; its keys are misses until it is back",
+                record_.name, record_.data_address, why.ToString());
 }
 
 void Peer::ReportSuccess() {
@@ -228,7 +233,9 @@ void Peer::Heal() {
   if (!healed) {
     session_.reset();
     heal_backoff_ = std::min<Duration>(heal_backoff_ * 2, limits::kHealBackoffMax);
-    next_heal_ = Now() + Duration(static_cast<int64_t>(random_.Unit() * static_cast<double>(heal_backoff_.count())));
+    next_heal_ =
+        Now() +
+        Duration(static_cast<int64_t>(random_.Unit() * static_cast<double>(heal_backoff_.count())));
     return;
   }
   if (retired_) return;
@@ -273,7 +280,8 @@ void Peer::Keepalive() {
   if (opened) ++lanes_;
   if (!alive) {
     if (lane) --lanes_;
-    OpenBreakerLocked(problem.ok() ? Status(Code::kUnavailable, "no answer to a keepalive") : problem);
+    OpenBreakerLocked(problem.ok() ? Status(Code::kUnavailable, "no answer to a keepalive")
+                                   : problem);
     return;
   }
   session_used_ = Now();

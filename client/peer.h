@@ -17,8 +17,8 @@
 
 namespace simm::client {
 
-// A caller that waits for a lane; its event descriptor becomes readable when `lane` or `failed` has been set. Fields
-// belong to the peer's lock while it is queued.
+// A caller that waits for a lane; its event descriptor becomes readable when `lane` or `failed` has
+// been set. Fields belong to the peer's lock while it is queued.
 struct LaneWaiter {
   int event_fd = -1;
   std::unique_ptr<Lane> lane;
@@ -28,9 +28,9 @@ struct LaneWaiter {
 
 // One data server as this process sees it: session, lanes, circuit breaker. Thread-safe.
 //
-// Breaker: closed at first. A failed connect, handshake or exchange opens it: waiting callers and later ones are told
-// "unavailable" at once, idle lanes are closed, and a heal is tried with growing, jittered pauses until a handshake, a
-// connect and a ping succeed; then it closes.
+// Breaker: closed at first. A failed connect, handshake or exchange opens it: waiting callers and
+// later ones are told "unavailable" at once, idle lanes are closed, and a heal is tried with
+// growing, jittered pauses until a handshake, a connect and a ping succeed; then it closes.
 class Peer final : public std::enable_shared_from_this<Peer> {
  public:
   struct Environment {  // borrowed from the engine
@@ -62,7 +62,8 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   void ReportSuccess();
   // Opens the breaker.
   void ReportFailure(const Status& why);
-  // A deadline passed; `silent`: not a byte came for at least 100 ms. Opens the breaker if so, or at the third in a row.
+  // A deadline passed; `silent`: not a byte came for at least 100 ms. Opens the breaker if so, or
+  // at the third in a row.
   void ReportTimeout(bool silent);
   // The server does not know this session (any more): shake hands again.
   void DropSession(uint64_t session);
@@ -92,7 +93,7 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   mutable Mutex mutex_;
   std::vector<std::unique_ptr<Lane>> idle_ SIMM_GUARDED_BY(mutex_);
   std::deque<LaneWaiter*> waiters_ SIMM_GUARDED_BY(mutex_);
-  size_t lanes_ SIMM_GUARDED_BY(mutex_) = 0;    // open or being opened, busy ones included
+  size_t lanes_ SIMM_GUARDED_BY(mutex_) = 0;  // open or being opened, busy ones included
   size_t opening_ SIMM_GUARDED_BY(mutex_) = 0;
   std::optional<rpc::HandshakeReply> session_ SIMM_GUARDED_BY(mutex_);
   Instant session_used_ SIMM_GUARDED_BY(mutex_);

@@ -9,8 +9,8 @@
 
 namespace simm::client {
 
-// A few threads for background work that may block for a second (handshakes, drains). Threads are started as they are
-// needed, up to `max_threads`. Thread-safe.
+// A few threads for background work that may block for a second (handshakes, drains). Threads are
+// started as they are needed, up to `max_threads`. Thread-safe.
 class TaskPool {
  public:
   explicit TaskPool(size_t max_threads) : max_threads_(max_threads) {}

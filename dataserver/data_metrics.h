@@ -14,13 +14,14 @@ enum class DataOp : uint8_t { kGet, kExists, kPut, kRemove, kTouch, kScrub };
 inline constexpr size_t kDataOps = 6;
 std::string_view DataOpName(DataOp op);
 
-// Counters of the data path: plain atomics, read when somebody scrapes, so that a scrape never stops a request.
-// Thread-safe.
+// Counters of the data path: plain atomics, read when somebody scrapes, so that a scrape never
+// stops a request. Thread-safe.
 class DataMetrics {
  public:
   // Upper bounds of the latency buckets in seconds; one more bucket has no bound.
   static constexpr std::array<double, 16> kLatencyBounds = {
-      10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 1.0, 10.0};
+      10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3,
+      5e-3,  10e-3, 25e-3, 50e-3,  0.1,    0.25,   1.0,  10.0};
   struct Latency {
     std::array<std::atomic<uint64_t>, kLatencyBounds.size() + 1> buckets{};
     std::atomic<uint64_t> nanos{0};
@@ -28,12 +29,14 @@ class DataMetrics {
 
   // How `n` keys of an operation ended.
   void CountKeys(DataOp op, Code code, uint64_t n = 1) {
-    keys_[static_cast<size_t>(op)][static_cast<size_t>(code)].fetch_add(n, std::memory_order_relaxed);
+    keys_[static_cast<size_t>(op)][static_cast<size_t>(code)].fetch_add(n,
+                                                                        std::memory_order_relaxed);
   }
   // One request, from its last byte in to its last byte out.
   void ObserveRequest(DataOp op, Duration took);
   uint64_t Keys(DataOp op, Code code) const {
-    return keys_[static_cast<size_t>(op)][static_cast<size_t>(code)].load(std::memory_order_relaxed);
+    return keys_[static_cast<size_t>(op)][static_cast<size_t>(code)].load(
+        std::memory_order_relaxed);
   }
   const Latency& latency(DataOp op) const { return latency_[static_cast<size_t>(op)]; }
 

@@ -10,7 +10,8 @@
 
 namespace simm::dataserver {
 
-DataService::DataService(DataContext& context, std::unique_ptr<transport::Acceptor> acceptor, size_t threads)
+DataService::DataService(DataContext& context, std::unique_ptr<transport::Acceptor> acceptor,
+                         size_t threads)
     : context_(context), acceptor_(std::move(acceptor)) {
   for (size_t i = 0; i < std::max<size_t>(1, threads); ++i) {
     auto& worker = *workers_.emplace_back(std::make_unique<Worker>());
@@ -57,9 +58,10 @@ void DataService::AcceptWaiting() {
       continue;
     }
     context_.metrics.connections_accepted.fetch_add(1, std::memory_order_relaxed);
-    auto& worker = **std::min_element(workers_.begin(), workers_.end(), [](const auto& a, const auto& b) {
-      return a->load.load(std::memory_order_relaxed) < b->load.load(std::memory_order_relaxed);
-    });
+    auto& worker =
+        **std::min_element(workers_.begin(), workers_.end(), [](const auto& a, const auto& b) {
+          return a->load.load(std::memory_order_relaxed) < b->load.load(std::memory_order_relaxed);
+        });
     worker.load.fetch_add(1, std::memory_order_relaxed);
     // std::function wants copyable captures.
     auto holder = std::make_shared<std::unique_ptr<transport::Connection>>(std::move(connection));
@@ -67,7 +69,8 @@ void DataService::AcceptWaiting() {
   }
 }
 
-void DataService::Adopt(Worker& worker, std::shared_ptr<std::unique_ptr<transport::Connection>> connection) {
+void DataService::Adopt(Worker& worker,
+                        std::shared_ptr<std::unique_ptr<transport::Connection>> connection) {
   const int fd = (*connection)->PollFd();
   auto session = std::make_unique<DataSession>(context_, std::move(*connection));
   const short events = session->connection().PollEvents();

@@ -14,19 +14,22 @@
 
 namespace simm::dataserver {
 
-// Serves the data plane: accepts connections and drives them, each on one of a few event-loop threads. Thread-safe.
+// Serves the data plane: accepts connections and drives them, each on one of a few event-loop
+// threads. Thread-safe.
 class DataService {
  public:
   // `threads` >= 1. The acceptor listens already; the context outlives the service.
   DataService(DataContext& context, std::unique_ptr<transport::Acceptor> acceptor, size_t threads);
   ~DataService();  // Stop
-  // Answers what has been asked, waiting at most `grace`, then closes every connection and ends the threads. Idempotent.
+  // Answers what has been asked, waiting at most `grace`, then closes every connection and ends the
+  // threads. Idempotent.
   void Stop(Duration grace);
 
  private:
   struct Worker {
     transport::EventLoop loop;
-    std::unordered_map<int, std::unique_ptr<DataSession>> sessions;  // by descriptor; of its own thread
+    std::unordered_map<int, std::unique_ptr<DataSession>>
+        sessions;  // by descriptor; of its own thread
     std::atomic<size_t> load{0};
     std::thread thread;
   };

@@ -55,7 +55,8 @@ bool DataSession::Progress() {
   return !connection_->closed();
 }
 
-// Back-pressure: no further request while an answer streams or while the peer does not read its replies.
+// Back-pressure: no further request while an answer streams or while the peer does not read its
+// replies.
 void DataSession::Pace() {
   const bool pause = streaming_ || window_.size() > limits::kMaxUnreadReplies;
   if (paused_ && !pause) resumed_ = true;
@@ -85,7 +86,8 @@ void DataSession::Refuse(const Status& why) {
   static LogLimiter limiter(std::chrono::seconds(1));
   context_.metrics.protocol_errors.fetch_add(1, std::memory_order_relaxed);
   if (const int64_t more = limiter.Allow(context_.clock.Now()); more >= 0) {
-    SIMM_LOG_WARN("closing data connection of {}: {} ({} more since)", connection_->PeerName(), why.ToString(), more);
+    SIMM_LOG_WARN("closing data connection of {}: {} ({} more since)", connection_->PeerName(),
+                  why.ToString(), more);
   }
   connection_->Close();
 }
@@ -115,7 +117,8 @@ Code DataSession::CheckKey(NamespaceId ns, std::string_view key, Hash128* hash) 
     }
     seed_namespace_ = ns;
   }
-  // A namespace that only the client's newer map knows: it waits until this server has that map too.
+  // A namespace that only the client's newer map knows: it waits until this server has that map
+  // too.
   if (!seed_) return Code::kWrongOwner;
   *hash = HashKey(key, *seed_);
   const ServerId self = context_.self.load(std::memory_order_acquire);
@@ -125,7 +128,8 @@ Code DataSession::CheckKey(NamespaceId ns, std::string_view key, Hash128* hash) 
   return Code::kWrongOwner;
 }
 
-transport::PayloadTarget DataSession::OnMessage(uint64_t request_id, ByteSpan body, uint64_t payload_bytes) {
+transport::PayloadTarget DataSession::OnMessage(uint64_t request_id, ByteSpan body,
+                                                uint64_t payload_bytes) {
   if (session_ == 0) session_ = connection_->Tag().session;
   context_.sessions.Touch(session_);
   const auto type = protocol::TypeOf(body);
@@ -172,10 +176,12 @@ void DataSession::OnMessageEnd(uint64_t, std::optional<uint64_t> trailer) {
       AnswerKeys();
       break;
     default:
-      return Refuse(Status(Code::kProtocolError, "message type " + std::to_string(static_cast<int>(type)) +
+      return Refuse(Status(Code::kProtocolError, "message type " +
+                                                     std::to_string(static_cast<int>(type)) +
                                                      " is not served over this transport"));
   }
-  if (const auto op = OpOf(type)) context_.metrics.ObserveRequest(*op, context_.clock.Now() - received_);
+  if (const auto op = OpOf(type))
+    context_.metrics.ObserveRequest(*op, context_.clock.Now() - received_);
   type_.reset();
 }
 
@@ -237,7 +243,8 @@ void DataSession::EndPut(std::optional<uint64_t> trailer) {
       generation = grant.generation;
       const PutHints hints = {put_.parent, put_.depth, 0};
       put_code_ = context_.pool.Commit(grant, put_hash_, put_.namespace_id, put_.key,
-                                       put_.mode == 1 ? PutMode::kReplace : PutMode::kIfAbsent, *trailer, hints);
+                                       put_.mode == 1 ? PutMode::kReplace : PutMode::kIfAbsent,
+                                       *trailer, hints);
       if (put_code_ == Code::kOk) {
         context_.metrics.value_bytes_in.fetch_add(put_.value_bytes, std::memory_order_relaxed);
       }
@@ -258,7 +265,8 @@ void DataSession::EndPut(std::optional<uint64_t> trailer) {
 
 Code DataSession::AnswerKey(const protocol::KeyEntry& entry) {
   Hash128 hash;
-  if (const Code code = CheckKey(keys_.namespace_id, entry.key, &hash); code != Code::kOk) return code;
+  if (const Code code = CheckKey(keys_.namespace_id, entry.key, &hash); code != Code::kOk)
+    return code;
   uint64_t length = 0;
   switch (keys_.type) {
     case protocol::MessageType::kRemove:
@@ -270,7 +278,8 @@ Code DataSession::AnswerKey(const protocol::KeyEntry& entry) {
   }
 }
 
-// A chain comes root first; touched deepest first, its root ends up most recent and outlives its leaves.
+// A chain comes root first; touched deepest first, its root ends up most recent and outlives its
+// leaves.
 void DataSession::TouchInReverse(const std::vector<Code>& codes) {
   for (size_t i = codes.size(); i-- > 0;) {
     if (codes[i] != Code::kOk) continue;
@@ -316,8 +325,10 @@ void DataSession::AddGetRecord() {
     Hash128 hash;
     PinnedValue pinned;
     Code code = CheckKey(keys_.namespace_id, entry.key, &hash);
-    if (code == Code::kOk) code = context_.pool.Acquire(hash, keys_.namespace_id, entry.key, &pinned);
-    if (next_key_ > first && code != run_code) {  // ends the run; looked at again for its own record
+    if (code == Code::kOk)
+      code = context_.pool.Acquire(hash, keys_.namespace_id, entry.key, &pinned);
+    if (next_key_ > first &&
+        code != run_code) {  // ends the run; looked at again for its own record
       if (code == Code::kOk) context_.pool.Release(pinned);
       break;
     }
@@ -354,7 +365,8 @@ void DataSession::AddGetRecord() {
 void DataSession::PumpGet() {
   if (!streaming_ || connection_->closed()) return;
   // Refilled when half empty: few, large doorbells.
-  if (window_bytes_ <= limits::kReplyWindowBytes / 2 && window_.size() <= limits::kReplyWindowItems / 2) {
+  if (window_bytes_ <= limits::kReplyWindowBytes / 2 &&
+      window_.size() <= limits::kReplyWindowItems / 2) {
     while (next_key_ < keys_.keys.size() && window_bytes_ < limits::kReplyWindowBytes &&
            window_.size() < limits::kReplyWindowItems) {
       AddGetRecord();

@@ -31,9 +31,9 @@ struct DataContext {
   bool verify_puts = true;  // compare a put's checksum with its bytes before publishing
 };
 
-// The server's end of one data connection: decodes requests, answers them from the pool in the order in which they come.
-// One-thread. While an answer streams, no further request is begun, and at most kReplyWindowBytes (or one value)
-// are pinned for it: a slow reader holds no more.
+// The server's end of one data connection: decodes requests, answers them from the pool in the
+// order in which they come. One-thread. While an answer streams, no further request is begun, and
+// at most kReplyWindowBytes (or one value) are pinned for it: a slow reader holds no more.
 class DataSession final : public transport::Receiver, private transport::Completion {
  public:
   DataSession(DataContext& context, std::unique_ptr<transport::Connection> connection);
@@ -43,13 +43,15 @@ class DataSession final : public transport::Receiver, private transport::Complet
   bool Progress();
   // Progress has more to do although the socket may not become ready again: call it soon.
   bool WantsProgress() const { return resumed_; }
-  // Closes the connection if its session has ended or if it has been stuck within a message for too long.
+  // Closes the connection if its session has ended or if it has been stuck within a message for too
+  // long.
   void Tick(Instant now);
   // A request is being received or answered.
   bool Busy() const { return type_.has_value() || streaming_ || !window_.empty(); }
   transport::Connection& connection() { return *connection_; }
 
-  transport::PayloadTarget OnMessage(uint64_t request_id, ByteSpan body, uint64_t payload_bytes) override;
+  transport::PayloadTarget OnMessage(uint64_t request_id, ByteSpan body,
+                                     uint64_t payload_bytes) override;
   void OnPayload(ByteSpan landed) override;
   void OnMessageEnd(uint64_t request_id, std::optional<uint64_t> trailer) override;
   void OnClosed(const Status& why) override;
@@ -92,7 +94,7 @@ class DataSession final : public transport::Receiver, private transport::Complet
   // The message being received or answered.
   std::optional<protocol::MessageType> type_;
   uint64_t request_id_ = 0;
-  std::vector<std::byte> body_;          // keys point in here
+  std::vector<std::byte> body_;  // keys point in here
   protocol::KeysRequest keys_;
   Instant received_;
   std::shared_ptr<const RouteTable> table_;

@@ -27,9 +27,9 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "simm-dataserver: %s\n", server.status().message().c_str());
     return 1;
   }
-  SIMM_LOG_INFO("simm-dataserver {} '{}': {} lent, gRPC {}, data {}, http {}", kVersion, (*server)->name(),
-                FormatSize(memory), (*server)->control_address(), (*server)->data_address(),
-                (*server)->http_address());
+  SIMM_LOG_INFO("simm-dataserver {} '{}': {} lent, gRPC {}, data {}, http {}", kVersion,
+                (*server)->name(), FormatSize(memory), (*server)->control_address(),
+                (*server)->data_address(), (*server)->http_address());
   if (Status s = WriteReadyFile(ready_file, {{"listen", (*server)->control_address()},
                                              {"data_listen", (*server)->data_address()},
                                              {"http", (*server)->http_address()}});

@@ -5,30 +5,38 @@
 namespace simm::dataserver {
 
 config::ConfigSpec MakeSpec(ServerOptions* options) {
-  config::ConfigSpec spec("simm-dataserver", "Lends memory to a SiMM cluster and serves it to clients.", kVersion);
+  config::ConfigSpec spec("simm-dataserver",
+                          "Lends memory to a SiMM cluster and serves it to clients.", kVersion);
   spec.Addresses("manager", &options->managers, "managers of the cluster");
   spec.Size("memory", &options->memory_bytes, 1 << 20, 1ULL << 46,
             "memory to lend, index included; comes on top of about 64 MiB for the process");
   spec.Size("mean-value", &options->mean_value_bytes, 64, 1ULL << 30,
             "mean size of the values that will be stored; sizes the index");
   spec.ListenAddress("listen", &options->listen, false, "where gRPC listens");
-  spec.ListenAddress("data-listen", &options->data_listen, false, "where the tcp data port listens");
+  spec.ListenAddress("data-listen", &options->data_listen, false,
+                     "where the tcp data port listens");
   spec.String("advertise", &options->advertise,
-              "host name or address under which clients reach this server; empty: the one that faces the manager");
-  spec.ListenAddress("http", &options->http, true, "where /metrics, /healthz and /readyz are served");
-  spec.String("name", &options->name, "name in the cluster, the same after a restart; empty: host name and data port");
+              "host name or address under which clients reach this server; empty: the one that "
+              "faces the manager");
+  spec.ListenAddress("http", &options->http, true,
+                     "where /metrics, /healthz and /readyz are served");
+  spec.String("name", &options->name,
+              "name in the cluster, the same after a restart; empty: host name and data port");
   spec.String("zone", &options->zone, "failure domain, such as a rack");
   spec.String("pool", &options->pool,
               "path of the pool's files, on tmpfs or hugetlbfs; empty: anonymous memory");
   spec.Choice("transport", &options->transport, {"auto", "tcp"}, "transports that clients may use");
-  spec.Integer("threads", &options->threads, 0u, 256u, "threads of the data port; 0: one per processor, at most 16");
+  spec.Integer("threads", &options->threads, 0u, 256u,
+               "threads of the data port; 0: one per processor, at most 16");
   spec.Bool("prefault", &options->prefault, "touch all of the pool's memory at the start");
-  spec.Bool("verify-puts", &options->verify_puts, "compare the checksum of a put with its bytes before it is stored");
+  spec.Bool("verify-puts", &options->verify_puts,
+            "compare the checksum of a put with its bytes before it is stored");
   spec.DurationMs("session-timeout-ms", &options->session_timeout, std::chrono::milliseconds(1000),
                   std::chrono::minutes(10), "silence after which a client's session ends");
   spec.Choice("log-level", &options->log_level, {"debug", "info", "warn", "error"}, "what to log");
   spec.Bool("log-json", &options->log_json, "log one JSON object a line");
-  spec.String("ready-file", &options->ready_file, "file to write with the bound addresses once serving");
+  spec.String("ready-file", &options->ready_file,
+              "file to write with the bound addresses once serving");
   return spec;
 }
 

@@ -18,11 +18,11 @@ struct ServerOptions {
   std::string data_listen = "0.0.0.0:30002";
   std::string advertise;  // empty: the address from which the manager is reached
   std::string http = "0.0.0.0:30082";
-  std::string name;       // empty: host name and data port
+  std::string name;  // empty: host name and data port
   std::string zone;
   std::string pool;
   std::string transport = "auto";
-  uint32_t threads = 0;   // 0: one per processor, at most 16
+  uint32_t threads = 0;  // 0: one per processor, at most 16
   bool prefault = true;
   bool verify_puts = true;
   std::chrono::milliseconds session_timeout{10'000};

@@ -17,12 +17,12 @@
 namespace simm::dataserver {
 
 struct PoolOptions {
-  uint64_t memory_bytes = 0;            // index and data together
+  uint64_t memory_bytes = 0;  // index and data together
   uint64_t mean_value_bytes = 16 << 10;
-  // Empty: anonymous (memfd). Else two files, PATH.index and PATH.data, made anew under temporary names
-  // and renamed into place; the old files' pool id is kept and the incarnation is one higher.
+  // Empty: anonymous (memfd). Else two files, PATH.index and PATH.data, made anew under temporary
+  // names and renamed into place; the old files' pool id is kept and the incarnation is one higher.
   std::string path;
-  bool prefault = true;                 // touch every page at the start, in parallel
+  bool prefault = true;  // touch every page at the start, in parallel
 };
 
 // Bytes of the data file by state (DESIGN 4): their sum is data_bytes at any time.
@@ -64,35 +64,36 @@ struct PutHints {
 // An extent granted to a writer: GRANTED until Commit or Abandon, one of which must follow.
 struct Grant {
   uint64_t generation = 0;
-  uint32_t extent = 0;          // handle inside the pool
-  MutableByteSpan value;        // where the bytes go
+  uint32_t extent = 0;    // handle inside the pool
+  MutableByteSpan value;  // where the bytes go
 };
 
 // A live value held for a reader: its bytes stay as they are until Release, whatever is evicted.
 struct PinnedValue {
-  uint32_t extent = 0;          // handle inside the pool
+  uint32_t extent = 0;  // handle inside the pool
   uint64_t generation = 0;
   uint64_t checksum = 0;
-  ByteSpan head;                // extent header and key, padded
-  ByteSpan value;               // follows head in memory
+  ByteSpan head;   // extent header and key, padded
+  ByteSpan value;  // follows head in memory
 };
 
-// The memory of a data server: index, extents, allocator and eviction behind one lock. Thread-safe. Owns
-// both mappings. Holds no thread: somebody calls EvictSome.
+// The memory of a data server: index, extents, allocator and eviction behind one lock. Thread-safe.
+// Owns both mappings. Holds no thread: somebody calls EvictSome.
 //
-// Invariants: every byte of the data file is in exactly one of FREE, GRANTED, LIVE, LIMBO, PINNED (Audit
-// checks it the long way); unpublishing happens before reuse; a generation is never used twice.
+// Invariants: every byte of the data file is in exactly one of FREE, GRANTED, LIVE, LIMBO, PINNED
+// (Audit checks it the long way); unpublishing happens before reuse; a generation is never used
+// twice.
 class Pool {
  public:
-  // kInvalidArgument: sizes that cannot work, with the smallest that can. kUnavailable: the files cannot be
-  // made or locked, with the path and the mend.
+  // kInvalidArgument: sizes that cannot work, with the smallest that can. kUnavailable: the files
+  // cannot be made or locked, with the path and the mend.
   static Result<std::unique_ptr<Pool>> Create(const PoolOptions& options, const Clock& clock);
   ~Pool();
 
   const Id128& pool_id() const;
   uint64_t incarnation() const;
   const protocol::PoolGeometry& geometry() const;
-  ByteSpan index_memory() const;          // for one-sided readers
+  ByteSpan index_memory() const;  // for one-sided readers
   MutableByteSpan data_memory() const;
   // Of the two files, to pass to peers on this host; owned by the pool.
   int index_fd() const;
@@ -100,14 +101,16 @@ class Pool {
   // The longest value that can ever be stored under a key of this length.
   uint64_t MaxValueBytes(size_t key_bytes) const;
 
-  // Grants an extent for the value; its header and key are written. Evicts inline, within bounds, when the
-  // evictor has not kept up. kTooLarge: can never fit. kBusy: not at this moment (all is granted or
-  // pinned). `hash` is HashKey of (key, namespace). key is 1 to 256 B, checked by the caller.
-  Result<Grant> Allocate(const Hash128& hash, NamespaceId ns, std::string_view key, uint64_t value_bytes);
-  // Publishes. kOk; kExists (kIfAbsent and the key is live: the grant is freed). With kReplace the old value
-  // goes to limbo. kBusy: no slot can be had. The grant is gone in every case.
-  Code Commit(const Grant& grant, const Hash128& hash, NamespaceId ns, std::string_view key, PutMode mode,
-              uint64_t checksum, const PutHints& hints);
+  // Grants an extent for the value; its header and key are written. Evicts inline, within bounds,
+  // when the evictor has not kept up. kTooLarge: can never fit. kBusy: not at this moment (all is
+  // granted or pinned). `hash` is HashKey of (key, namespace). key is 1 to 256 B, checked by the
+  // caller.
+  Result<Grant> Allocate(const Hash128& hash, NamespaceId ns, std::string_view key,
+                         uint64_t value_bytes);
+  // Publishes. kOk; kExists (kIfAbsent and the key is live: the grant is freed). With kReplace the
+  // old value goes to limbo. kBusy: no slot can be had. The grant is gone in every case.
+  Code Commit(const Grant& grant, const Hash128& hash, NamespaceId ns, std::string_view key,
+              PutMode mode, uint64_t checksum, const PutHints& hints);
   // Frees a grant that was not committed. Only when nobody can write to it any more.
   void Abandon(const Grant& grant);
 
@@ -125,24 +128,26 @@ class Pool {
   // Recomputes the checksum of a live value and removes it if it is wrong. True: removed.
   bool Scrub(const Hash128& hash, NamespaceId ns, std::string_view key);
 
-  // One bounded step (at most about 200 us under the lock) towards the watermark: the larger of 2 values and
-  // 1 % free. True while there is more to do. Also ends limbo.
+  // One bounded step (at most about 200 us under the lock) towards the watermark: the larger of 2
+  // values and 1 % free. True while there is more to do. Also ends limbo.
   bool EvictSome();
   // Blocks up to `timeout` until EvictSome has work; for the evictor's thread.
   void WaitForEvictionWork(Duration timeout);
-  // One bounded step of dropping live entries whose shard `owned` denies. The cursor starts at 0; done when it
-  // comes back as UINT64_MAX.
+  // One bounded step of dropping live entries whose shard `owned` denies. The cursor starts at 0;
+  // done when it comes back as UINT64_MAX.
   uint64_t DropShards(const std::function<bool(uint32_t shard)>& owned, uint64_t cursor);
 
   PoolUsage Usage() const;
   PoolCounters Counters() const;
-  // The long way: walks every extent and slot and checks the invariants; kInternal names the first broken one.
+  // The long way: walks every extent and slot and checks the invariants; kInternal names the first
+  // broken one.
   Status Audit() const;
 
-  // Calls `visit` with up to `limit` live keys from a cursor on; for sampled scans. Returns the next cursor,
-  // UINT64_MAX at the end.
+  // Calls `visit` with up to `limit` live keys from a cursor on; for sampled scans. Returns the
+  // next cursor, UINT64_MAX at the end.
   uint64_t Scan(uint64_t cursor, size_t limit,
-                const std::function<void(NamespaceId, std::string_view key, uint64_t value_bytes)>& visit) const;
+                const std::function<void(NamespaceId, std::string_view key, uint64_t value_bytes)>&
+                    visit) const;
 
  private:
   class Core;

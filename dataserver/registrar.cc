@@ -64,7 +64,8 @@ void Registrar::SetProblem(const Status& problem) {
   }
   if (problem.ok()) return;
   if (changed || limiter.Allow(MonotonicClock::Get().Now()) >= 0) {
-    SIMM_LOG_WARN("not in the cluster: {}; trying again, the data path goes on", problem.ToString());
+    SIMM_LOG_WARN("not in the cluster: {}; trying again, the data path goes on",
+                  problem.ToString());
   }
 }
 
@@ -75,16 +76,19 @@ bool Registrar::TryRegister() {
   if (!reply.ok()) {
     Status problem = reply.status();
     if (problem.code() == Code::kWrongCluster) {
-      problem = Status(Code::kWrongCluster,
-                       problem.message() + "; this server holds data of its old cluster: start the manager with its old "
-                                           "--state, or restart this server to join the new cluster with an empty cache");
+      problem =
+          Status(Code::kWrongCluster,
+                 problem.message() +
+                     "; this server holds data of its old cluster: start the manager with its old "
+                     "--state, or restart this server to join the new cluster with an empty cache");
     }
     SetProblem(problem);
     return false;
   }
   options_.self->store(reply->id, std::memory_order_release);
   if (reply->heartbeat_ms > 0) heartbeat_ = std::chrono::milliseconds(reply->heartbeat_ms);
-  SIMM_LOG_INFO("registered as server {} ({}), map {}", reply->id, request.name, ToString(reply->map));
+  SIMM_LOG_INFO("registered as server {} ({}), map {}", reply->id, request.name,
+                ToString(reply->map));
   SetProblem(Status::Ok());
   return true;
 }
@@ -114,7 +118,10 @@ void Registrar::Run() {
       registered = TryRegister();
       if (!registered) {
         pause = std::min<Duration>(pause * 2, kRetryMax);
-        if (!Sleep(Duration(static_cast<int64_t>(random.Unit() * static_cast<double>(pause.count()))) + kRetryMin)) return;
+        if (!Sleep(
+                Duration(static_cast<int64_t>(random.Unit() * static_cast<double>(pause.count()))) +
+                kRetryMin))
+          return;
         continue;
       }
       pause = kRetryMin;

@@ -13,16 +13,16 @@
 
 namespace simm::dataserver {
 
-// Keeps this data server in the manager's membership: registers, again and again until it is let in, then sends
-// heartbeats. Never gives up and never ends the process: without a manager the data path goes on as it is. Owns one
-// thread. Thread-safe.
+// Keeps this data server in the manager's membership: registers, again and again until it is let
+// in, then sends heartbeats. Never gives up and never ends the process: without a manager the data
+// path goes on as it is. Owns one thread. Thread-safe.
 class Registrar {
  public:
   struct Options {
-    rpc::RegisterRequest request;                // expected_cluster is filled from the map held
+    rpc::RegisterRequest request;  // expected_cluster is filled from the map held
     std::function<rpc::ServerStats()> stats;
     MapHolder* map = nullptr;
-    std::atomic<ServerId>* self = nullptr;       // set at each registration
+    std::atomic<ServerId>* self = nullptr;  // set at each registration
   };
   Registrar(std::unique_ptr<rpc::ManagerStub> manager, Options options);
   ~Registrar();  // Stop

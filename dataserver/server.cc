@@ -25,7 +25,7 @@ bool IsWildcard(const std::string& host) { return host == "0.0.0.0" || host == "
 
 // The local address that faces `peer`: that of a datagram socket connected to it (nothing is sent).
 std::string AddressTowards(const std::string& peer) {
-  const auto host_port = transport::ParseHostPort(peer);
+  const auto host_port = ParseHostPort(peer);
   if (!host_port.ok()) return {};
   const auto resolved = transport::Resolve(*host_port);
   if (!resolved.ok()) return {};
@@ -36,7 +36,7 @@ std::string AddressTowards(const std::string& peer) {
     transport::SocketAddress local;
     local.length = sizeof local.storage;
     if (getsockname(fd, reinterpret_cast<sockaddr*>(&local.storage), &local.length) == 0) {
-      const auto parsed = transport::ParseHostPort(transport::ToString(local));
+      const auto parsed = ParseHostPort(transport::ToString(local));
       if (parsed.ok()) host = parsed->host;
     }
   }
@@ -52,7 +52,8 @@ bool OwnsAnyShard(const RouteTable& table, ServerId self, uint32_t shard) {
 
 }  // namespace
 
-Server::Server(ServerOptions options) : options_(std::move(options)), boot_id_(NewId128()), board_(false) {}
+Server::Server(ServerOptions options)
+    : options_(std::move(options)), boot_id_(NewId128()), board_(false) {}
 
 Result<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   std::unique_ptr<Server> server(new Server(std::move(options)));
@@ -70,7 +71,8 @@ Status Server::Open() {
                            MonotonicClock::Get());
   if (!pool.ok()) return pool.status();
   pool_ = std::move(*pool);
-  sessions_ = std::make_unique<SessionTable>(MonotonicClock::Get(), pool_->incarnation(), options_.session_timeout);
+  sessions_ = std::make_unique<SessionTable>(MonotonicClock::Get(), pool_->incarnation(),
+                                             options_.session_timeout);
   context_ = std::make_unique<DataContext>(DataContext{.pool = *pool_,
                                                        .sessions = *sessions_,
                                                        .map = map_,
@@ -92,16 +94,17 @@ Status Server::Open() {
   request.zone = options_.zone;
   request.weight = pool_->geometry().data_bytes;
   request.version = kVersion;
-  registrar_ = std::make_unique<Registrar>(
-      std::move(*manager), Registrar::Options{.request = std::move(request),
-                                              .stats = [this] { return Stats(); },
-                                              .map = &map_,
-                                              .self = &self_});
-  auto watcher = rpc::MapWatcher::Start({.addresses = options_.managers,
-                                         .kind = rpc::WatcherKind::kServer,
-                                         .server = kNoServer,
-                                         .ask_servers = false,
-                                         .on_table = [this](auto table) { OnTable(std::move(table)); }});
+  registrar_ = std::make_unique<Registrar>(std::move(*manager),
+                                           Registrar::Options{.request = std::move(request),
+                                                              .stats = [this] { return Stats(); },
+                                                              .map = &map_,
+                                                              .self = &self_});
+  auto watcher =
+      rpc::MapWatcher::Start({.addresses = options_.managers,
+                              .kind = rpc::WatcherKind::kServer,
+                              .server = kNoServer,
+                              .ask_servers = false,
+                              .on_table = [this](auto table) { OnTable(std::move(table)); }});
   if (!watcher.ok()) return watcher.status();
   watcher_ = std::move(*watcher);
   started_.store(true);
@@ -111,31 +114,36 @@ Status Server::Open() {
 }
 
 Status Server::OpenPorts() {
-  auto acceptor = tcp_.Listen(options_.data_listen, "--data-listen",
-                              [this](const transport::SessionTag& tag) { return sessions_->Check(tag); });
+  auto acceptor =
+      tcp_.Listen(options_.data_listen, "--data-listen",
+                  [this](const transport::SessionTag& tag) { return sessions_->Check(tag); });
   if (!acceptor.ok()) return acceptor.status();
-  const auto data_bound = transport::ParseHostPort((*acceptor)->Address());
+  const auto data_bound = ParseHostPort((*acceptor)->Address());
   if (!data_bound.ok()) return data_bound.status();
   const size_t threads = options_.threads != 0
                              ? options_.threads
                              : std::clamp<size_t>(std::thread::hardware_concurrency(), 1, 16);
   data_ = std::make_unique<DataService>(*context_, std::move(*acceptor), threads);
 
-  auto control = rpc::ControlServer::Start(
-      {.listen = options_.listen, .manager = nullptr, .data_server = this, .maps = &board_, .observer = {}});
+  auto control = rpc::ControlServer::Start({.listen = options_.listen,
+                                            .manager = nullptr,
+                                            .data_server = this,
+                                            .maps = &board_,
+                                            .observer = {}});
   if (!control.ok()) return control.status();
   control_ = std::move(*control);
 
   const std::string host = AdvertisedHost();
-  data_address_ = transport::JoinHostPort(host, data_bound->port);
-  control_address_ = transport::JoinHostPort(host, control_->port());
+  data_address_ = simm::ToString(HostPort{host, data_bound->port});
+  control_address_ = simm::ToString(HostPort{host, control_->port()});
   if (options_.name.empty()) options_.name = HostName() + "-" + std::to_string(data_bound->port);
 
   metrics::AddProcessMetrics(registry_, "simm-dataserver", kVersion);
   registry_.AddCollector([this](metrics::Sink& sink) { Collect(sink); });
   if (options_.http != "off") {
     auto http = metrics::HttpServer::Start(
-        {.address = options_.http, .ready = [this] { return Ready(); }, .idle_seconds = 3}, registry_);
+        {.address = options_.http, .ready = [this] { return Ready(); }, .idle_seconds = 3},
+        registry_);
     if (!http.ok()) return http.status();
     http_ = std::move(*http);
   }
@@ -144,7 +152,7 @@ Status Server::OpenPorts() {
 
 std::string Server::AdvertisedHost() const {
   if (!options_.advertise.empty()) return options_.advertise;
-  const auto listen = transport::ParseHostPort(options_.data_listen);
+  const auto listen = ParseHostPort(options_.data_listen);
   if (listen.ok() && !IsWildcard(listen->host)) return listen->host;
   for (const std::string& manager : options_.managers) {
     if (std::string host = AddressTowards(manager); !host.empty() && !IsWildcard(host)) return host;
@@ -168,7 +176,8 @@ void Server::Stop(Duration grace) {
 }
 
 void Server::OnTable(std::shared_ptr<const RouteTable> table) {
-  SIMM_LOG_INFO("map {} in force, {} shards here", ToString(table->version()), table->ShardsOf(self_.load()));
+  SIMM_LOG_INFO("map {} in force, {} shards here", ToString(table->version()),
+                table->ShardsOf(self_.load()));
   map_.Set(table);
   board_.Publish(std::move(table));
   if (registrar_) registrar_->HeartbeatSoon();
@@ -199,7 +208,8 @@ void Server::HousekeepLoop() {
     const ServerId self = self_.load();
     if (table == nullptr || self == kNoServer || table->FindServer(self) == nullptr) continue;
     for (uint64_t cursor = 0; cursor != UINT64_MAX && !stopping_.load();) {
-      cursor = pool_->DropShards([&](uint32_t shard) { return OwnsAnyShard(*table, self, shard); }, cursor);
+      cursor = pool_->DropShards([&](uint32_t shard) { return OwnsAnyShard(*table, self, shard); },
+                                 cursor);
     }
   }
 }
@@ -237,7 +247,8 @@ rpc::ServerStats Server::Stats() const {
   return stats;
 }
 
-Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& request, const std::string& peer) {
+Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& request,
+                                              const std::string& peer) {
   const auto table = map_.Get();
   const ServerId self = self_.load();
   if (table == nullptr || self == kNoServer) {
@@ -248,10 +259,12 @@ Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& reque
                                            simm::ToString(table->version().cluster));
   }
   if (request.expected_server != kNoServer && request.expected_server != self) {
-    return Status(Code::kWrongOwner, "this is server " + std::to_string(self) + " (" + options_.name + "), not " +
+    return Status(Code::kWrongOwner, "this is server " + std::to_string(self) + " (" +
+                                         options_.name + "), not " +
                                          std::to_string(request.expected_server));
   }
-  if (std::find(request.transports.begin(), request.transports.end(), "tcp") == request.transports.end()) {
+  if (std::find(request.transports.begin(), request.transports.end(), "tcp") ==
+      request.transports.end()) {
     return Status(Code::kFailedPrecondition, "server " + options_.name + " speaks tcp only");
   }
   rpc::HandshakeReply reply;
@@ -265,8 +278,8 @@ Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& reque
   reply.endpoint = data_address_;
   reply.layout = protocol::LayoutFingerprint();
   reply.max_value_bytes = pool_->MaxValueBytes(limits::kMaxKeyBytes);
-  reply.session_timeout_ms =
-      static_cast<uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(sessions_->timeout()).count());
+  reply.session_timeout_ms = static_cast<uint32_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(sessions_->timeout()).count());
   return reply;
 }
 

@@ -20,7 +20,8 @@
 
 namespace simm::dataserver {
 
-// One data server: pool, data port, control port, registration, eviction and HTTP put together. Destroy to stop.
+// One data server: pool, data port, control port, registration, eviction and HTTP put together.
+// Destroy to stop.
 class Server final : public rpc::DataServerHandler {
  public:
   // The first thing that fails, in words for the operator.
@@ -34,7 +35,8 @@ class Server final : public rpc::DataServerHandler {
   std::string http_address() const { return http_ ? http_->address() : "off"; }
   const std::string& name() const { return options_.name; }
 
-  Result<rpc::HandshakeReply> Handshake(const rpc::HandshakeRequest& request, const std::string& peer) override;
+  Result<rpc::HandshakeReply> Handshake(const rpc::HandshakeRequest& request,
+                                        const std::string& peer) override;
   Result<rpc::NodeStatus> GetStatus() override;
 
  private:

@@ -18,31 +18,38 @@ void CollectRequests(const DataMetrics& data, metrics::Sink& sink) {
       const uint64_t n = data.Keys(data_op, static_cast<Code>(code));
       // The two common outcomes are there from the start, the rare ones once they have happened.
       if (n == 0 && code > static_cast<uint8_t>(Code::kMiss)) continue;
-      sink.Counter("simm_dataserver_keys_total", "Keys answered, by operation and outcome.",
-                   {{"op", name}, {"outcome", LowerName(static_cast<Code>(code))}, {"transport", "tcp"}},
-                   static_cast<double>(n));
+      sink.Counter(
+          "simm_dataserver_keys_total", "Keys answered, by operation and outcome.",
+          {{"op", name}, {"outcome", LowerName(static_cast<Code>(code))}, {"transport", "tcp"}},
+          static_cast<double>(n));
     }
     const DataMetrics::Latency& latency = data.latency(data_op);
     std::vector<uint64_t> counts;
-    for (const auto& bucket : latency.buckets) counts.push_back(bucket.load(std::memory_order_relaxed));
+    for (const auto& bucket : latency.buckets)
+      counts.push_back(bucket.load(std::memory_order_relaxed));
     sink.Histogram("simm_dataserver_request_seconds",
-                   "Time of one request, from its last byte in to its last byte out.", {{"op", name}},
+                   "Time of one request, from its last byte in to its last byte out.",
+                   {{"op", name}},
                    {DataMetrics::kLatencyBounds.begin(), DataMetrics::kLatencyBounds.end()}, counts,
                    static_cast<double>(latency.nanos.load(std::memory_order_relaxed)) * 1e-9);
   }
   const auto count = [&](const char* name, const char* help, const std::atomic<uint64_t>& value) {
     sink.Counter(name, help, {}, static_cast<double>(value.load(std::memory_order_relaxed)));
   };
-  count("simm_dataserver_value_bytes_written_total", "Bytes of values stored by puts.", data.value_bytes_in);
-  count("simm_dataserver_value_bytes_read_total", "Bytes of values sent to readers.", data.value_bytes_out);
-  count("simm_dataserver_connections_accepted_total", "Data connections accepted.", data.connections_accepted);
+  count("simm_dataserver_value_bytes_written_total", "Bytes of values stored by puts.",
+        data.value_bytes_in);
+  count("simm_dataserver_value_bytes_read_total", "Bytes of values sent to readers.",
+        data.value_bytes_out);
+  count("simm_dataserver_connections_accepted_total", "Data connections accepted.",
+        data.connections_accepted);
   count("simm_dataserver_connections_refused_total", "Data connections refused for their number.",
         data.connections_refused);
-  count("simm_dataserver_protocol_errors_total", "Data connections closed for what they sent.", data.protocol_errors);
-  count("simm_dataserver_stalled_closed_total", "Data connections closed because no byte moved within a message.",
-        data.stalled_closed);
-  count("simm_dataserver_abandoned_puts_total", "Puts whose connection ended before their last byte.",
-        data.abandoned_puts);
+  count("simm_dataserver_protocol_errors_total", "Data connections closed for what they sent.",
+        data.protocol_errors);
+  count("simm_dataserver_stalled_closed_total",
+        "Data connections closed because no byte moved within a message.", data.stalled_closed);
+  count("simm_dataserver_abandoned_puts_total",
+        "Puts whose connection ended before their last byte.", data.abandoned_puts);
   sink.Gauge("simm_dataserver_connections", "Open data connections.", {{"transport", "tcp"}},
              static_cast<double>(data.connections.load(std::memory_order_relaxed)));
 }
@@ -63,7 +70,8 @@ void CollectPool(const Pool& pool, metrics::Sink& sink) {
   };
   gauge("simm_pool_data_bytes", "Size of the data file.", usage.data_bytes);
   gauge("simm_pool_index_bytes", "Size of the index file.", pool.geometry().index_bytes);
-  gauge("simm_pool_value_bytes", "Bytes of live values, without heads and padding.", usage.live_value_bytes);
+  gauge("simm_pool_value_bytes", "Bytes of live values, without heads and padding.",
+        usage.live_value_bytes);
   gauge("simm_pool_entries", "Live entries.", usage.entries);
   gauge("simm_pool_slots", "Slots of the index.", usage.slots);
   gauge("simm_pool_overflow_entries", "Live entries in the overflow area.", usage.overflow_entries);
@@ -77,11 +85,14 @@ void CollectPool(const Pool& pool, metrics::Sink& sink) {
     sink.Counter(name, help, {}, static_cast<double>(value));
   };
   count("simm_pool_evicted_bytes_total", "Bytes of evicted entries.", counters.evicted_bytes);
-  count("simm_pool_inline_evictions_total", "Entries evicted on the put path.", counters.inline_evictions);
+  count("simm_pool_inline_evictions_total", "Entries evicted on the put path.",
+        counters.inline_evictions);
   count("simm_pool_busy_total", "Puts refused because no memory could be freed.", counters.busy);
-  count("simm_pool_dropped_total", "Entries dropped because their shard has another owner.", counters.dropped);
+  count("simm_pool_dropped_total", "Entries dropped because their shard has another owner.",
+        counters.dropped);
   count("simm_pool_touches_total", "Uses reported to the eviction policy.", counters.touches);
-  sink.Gauge("simm_pool_last_evicted_age_seconds", "Time since its last use of the entry evicted last.", {},
+  sink.Gauge("simm_pool_last_evicted_age_seconds",
+             "Time since its last use of the entry evicted last.", {},
              static_cast<double>(counters.last_evicted_age_ms) * 1e-3);
 }
 
@@ -90,7 +101,8 @@ void CollectPool(const Pool& pool, metrics::Sink& sink) {
 void Server::Collect(metrics::Sink& sink) const {
   CollectRequests(data_metrics_, sink);
   CollectPool(*pool_, sink);
-  sink.Gauge("simm_dataserver_sessions", "Clients with an open session.", {}, static_cast<double>(sessions_->size()));
+  sink.Gauge("simm_dataserver_sessions", "Clients with an open session.", {},
+             static_cast<double>(sessions_->size()));
   if (const auto table = map_.Get()) {
     sink.Gauge("simm_dataserver_map_term", "Term of the map in force.", {},
                static_cast<double>(table->version().term));
@@ -99,7 +111,8 @@ void Server::Collect(metrics::Sink& sink) const {
     sink.Gauge("simm_dataserver_shards", "Shards owned by the map in force.", {},
                static_cast<double>(table->ShardsOf(self_.load())));
   }
-  sink.Gauge("simm_dataserver_ready", "1 when the server is in the cluster and serves.", {}, Ready().ok() ? 1 : 0);
+  sink.Gauge("simm_dataserver_ready", "1 when the server is in the cluster and serves.", {},
+             Ready().ok() ? 1 : 0);
 }
 
 }  // namespace simm::dataserver

@@ -36,7 +36,8 @@ bool SessionTable::IsOpen(uint64_t session) const {
 size_t SessionTable::Expire() {
   const Instant oldest = clock_.Now() - timeout_;
   MutexLock lock(mutex_);
-  return std::erase_if(sessions_, [&](const auto& entry) { return entry.second.last_heard < oldest; });
+  return std::erase_if(sessions_,
+                       [&](const auto& entry) { return entry.second.last_heard < oldest; });
 }
 
 size_t SessionTable::size() const {

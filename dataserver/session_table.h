@@ -11,8 +11,8 @@
 
 namespace simm::dataserver {
 
-// The clients that have shaken hands: a session lives while it is heard from and carries any number of connections.
-// Thread-safe.
+// The clients that have shaken hands: a session lives while it is heard from and carries any number
+// of connections. Thread-safe.
 class SessionTable {
  public:
   SessionTable(const Clock& clock, uint64_t incarnation, Duration timeout)
@@ -20,7 +20,8 @@ class SessionTable {
 
   // A new session of a random id.
   uint64_t Open(const std::string& client_name);
-  // kUnavailable: unknown, expired, or of another start of this server; the client shakes hands again.
+  // kUnavailable: unknown, expired, or of another start of this server; the client shakes hands
+  // again.
   Status Check(const transport::SessionTag& tag);
   // The session was heard from; false when it has ended.
   bool Touch(uint64_t session);

@@ -199,6 +199,7 @@ main() {
   start_cluster
   run_workload
   say "The cluster now"
+  sleep 2  # the manager learns the servers' counts from their heartbeats, one a second
   "$bin/simmctl" --manager "$manager" status
   "$bin/simmctl" --manager "$manager" nodes
   say "The result"

@@ -35,7 +35,8 @@ struct Settings {
 };
 
 config::ConfigSpec SpecOf(Settings& settings) {
-  config::ConfigSpec spec("simm-manager", "decides who is alive and who holds which keys", kVersion);
+  config::ConfigSpec spec("simm-manager", "decides who is alive and who holds which keys",
+                          kVersion);
   spec.ListenAddress("listen", &settings.listen, false, "where data servers and clients call");
   spec.ListenAddress("http", &settings.http, true, "where /metrics, /healthz and /readyz are");
   spec.String("state", &settings.state, "directory of the durable state");
@@ -47,7 +48,8 @@ config::ConfigSpec SpecOf(Settings& settings) {
   spec.Choice("log-level", &settings.log_level, {"debug", "info", "warn", "error"},
               "least severity that is logged");
   spec.Bool("log-json", &settings.log_json, "log one JSON object a line");
-  spec.String("ready-file", &settings.ready_file, "file to write with the bound addresses once serving");
+  spec.String("ready-file", &settings.ready_file,
+              "file to write with the bound addresses once serving");
   spec.Check([&settings] {
     if (settings.heartbeat * 2 <= settings.suspect && settings.suspect < settings.dead) {
       return Status::Ok();
@@ -82,7 +84,8 @@ Status Run(const Settings& settings) {
                    metrics::LatencyBuckets(), {{"method", std::string(method)}})
         .Observe(ToSeconds(took));
   };
-  Result<std::unique_ptr<rpc::ControlServer>> server = rpc::ControlServer::Start(std::move(serving));
+  Result<std::unique_ptr<rpc::ControlServer>> server =
+      rpc::ControlServer::Start(std::move(serving));
   if (!server.ok()) return server.status();
 
   std::unique_ptr<metrics::HttpServer> http;
@@ -98,9 +101,11 @@ Status Run(const Settings& settings) {
                 server.value()->port(), http == nullptr ? "off" : http->address(), settings.state);
 
   const size_t colon = settings.listen.rfind(':');
-  const std::string bound = settings.listen.substr(0, colon + 1) + std::to_string(server.value()->port());
-  SIMM_RETURN_IF_ERROR(WriteReadyFile(
-      settings.ready_file, {{"listen", bound}, {"http", http == nullptr ? "off" : http->address()}}));
+  const std::string bound =
+      settings.listen.substr(0, colon + 1) + std::to_string(server.value()->port());
+  SIMM_RETURN_IF_ERROR(
+      WriteReadyFile(settings.ready_file,
+                     {{"listen", bound}, {"http", http == nullptr ? "off" : http->address()}}));
 
   const int signal = WaitForStopSignal();
   SIMM_LOG_INFO("signal {}: shutting down", signal);

@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "common/base/check.h"
-#include "common/routing/host_port.h"
+#include "common/base/host_port.h"
 #include "manager/placement.h"
 
 namespace simm::manager {
@@ -70,11 +70,16 @@ ServerRecord RecordOf(ServerId id, const rpc::RegisterRequest& request) {
 
 std::string_view RegistrationName(Registration outcome) {
   switch (outcome) {
-    case Registration::kSame: return "same";
-    case Registration::kJoined: return "joined";
-    case Registration::kReturned: return "returned";
-    case Registration::kTookOver: return "took_over";
-    case Registration::kReplaced: return "replaced";
+    case Registration::kSame:
+      return "same";
+    case Registration::kJoined:
+      return "joined";
+    case Registration::kReturned:
+      return "returned";
+    case Registration::kTookOver:
+      return "took_over";
+    case Registration::kReplaced:
+      return "replaced";
   }
   return "unknown";
 }
@@ -118,7 +123,8 @@ Status Membership::CheckRequest(const rpc::RegisterRequest& request) const {
                                            ", the server belongs to cluster " +
                                            ToString(request.expected_cluster));
   }
-  SIMM_RETURN_IF_ERROR(CheckText(request.name, "the server's name", 1, limits::kMaxServerNameBytes));
+  SIMM_RETURN_IF_ERROR(
+      CheckText(request.name, "the server's name", 1, limits::kMaxServerNameBytes));
   SIMM_RETURN_IF_ERROR(CheckText(request.zone, "the zone", 0, kMaxTextBytes));
   SIMM_RETURN_IF_ERROR(CheckText(request.version, "the version", 0, kMaxTextBytes));
   SIMM_RETURN_IF_ERROR(CheckPeerAddress(request.control_address, "the control address"));
@@ -144,8 +150,7 @@ ServerState Membership::StateAt(Instant now, const ServerRecord& record) const {
 
 Status Membership::MayTakeOver(Instant now, const ServerRecord& held,
                                const rpc::RegisterRequest& request) const {
-  const bool successor =
-      held.pool_id == request.pool_id && request.incarnation > held.incarnation;
+  const bool successor = held.pool_id == request.pool_id && request.incarnation > held.incarnation;
   if (successor || StateAt(now, held) != ServerState::kAlive) return Status::Ok();
   return Status(Code::kFailedPrecondition,
                 "the name '" + held.name + "' is held by the server at " + held.control_address +
@@ -165,9 +170,9 @@ Status Membership::MakeRoom(DurableState& next) const {
     if (oldest == servers.end() || heard_.at(it->id).last < heard_.at(oldest->id).last) oldest = it;
   }
   if (oldest == servers.end()) {
-    return Status(Code::kFailedPrecondition, "the cluster is full: " +
-                                                 std::to_string(limits::kMaxServers) +
-                                                 " servers, and none of them is dead");
+    return Status(Code::kFailedPrecondition,
+                  "the cluster is full: " + std::to_string(limits::kMaxServers) +
+                      " servers, and none of them is dead");
   }
   servers.erase(oldest);
   return Status::Ok();
@@ -193,8 +198,8 @@ Result<std::pair<ServerId, Registration>> Membership::Register(Instant now,
   draft.heard.push_back({before.id, request.version, !same_boot});
   Registration outcome = Registration::kSame;
   if (before.pool_id != request.pool_id) {
-    // The id, and with it the shards, go to the new pool: a server whose pool does not outlive it must
-    // be able to restart without moving anything.
+    // The id, and with it the shards, go to the new pool: a server whose pool does not outlive it
+    // must be able to restart without moving anything.
     outcome = Registration::kReplaced;
   } else if (!same_boot) {
     outcome = Registration::kTookOver;
@@ -226,9 +231,10 @@ Status Membership::RemoveNode(Instant now, const std::string& name, Draft& draft
   const ServerRecord* held = FindName(draft.next, name);
   if (held == nullptr) return Status(Code::kMiss, "no server is named '" + name + "'");
   if (StateAt(now, *held) == ServerState::kAlive || Called(draft, held->id)) {
-    return Status(Code::kFailedPrecondition,
-                  "the server '" + name + "' is alive, heard of " + Seconds(Silence(now, held->id)) +
-                      " ago; stop it first, it can be removed after " + Seconds(options_.suspect));
+    return Status(Code::kFailedPrecondition, "the server '" + name + "' is alive, heard of " +
+                                                 Seconds(Silence(now, held->id)) +
+                                                 " ago; stop it first, it can be removed after " +
+                                                 Seconds(options_.suspect));
   }
   const ServerId id = held->id;
   std::erase_if(draft.next.map.servers, [id](const ServerRecord& s) { return s.id == id; });
@@ -297,9 +303,9 @@ rpc::HeartbeatReply Membership::Heartbeat(Instant now, const rpc::HeartbeatReque
   rpc::HeartbeatReply reply;
   reply.map = state_.map.version;
   const auto& servers = state_.map.servers;
-  const auto found = std::lower_bound(
-      servers.begin(), servers.end(), request.id,
-      [](const ServerRecord& server, ServerId id) { return server.id < id; });
+  const auto found =
+      std::lower_bound(servers.begin(), servers.end(), request.id,
+                       [](const ServerRecord& server, ServerId id) { return server.id < id; });
   const bool foreign = !request.map.cluster.IsZero() && !request.map.SameCluster(reply.map);
   if (found == servers.end() || found->id != request.id || found->boot_id != request.boot_id ||
       found->state == ServerState::kDead || foreign) {

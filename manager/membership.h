@@ -32,10 +32,10 @@ std::string_view RegistrationName(Registration outcome);  // "same", "joined", .
 
 // Who is alive and who holds what: the state machine of DESIGN 3, without clock, disk or socket.
 //
-// A change goes through three hands: Begin() gives a draft; Register, CreateNamespace, RemoveNode and
-// BuryTheDead write into it; Seal() places the shards and gives it the next epoch. The caller makes the
-// sealed draft durable and then calls Commit(), or drops it, and nothing has happened. One draft at a
-// time; heartbeats may come in between. Thread-compatible.
+// A change goes through three hands: Begin() gives a draft; Register, CreateNamespace, RemoveNode
+// and BuryTheDead write into it; Seal() places the shards and gives it the next epoch. The caller
+// makes the sealed draft durable and then calls Commit(), or drops it, and nothing has happened.
+// One draft at a time; heartbeats may come in between. Thread-compatible.
 class Membership {
  public:
   struct Caller {
@@ -50,29 +50,31 @@ class Membership {
     bool changed = false;
   };
 
-  // `state` is that of NewCluster or of the store. Whoever it says is alive is heard of at `now`, and
-  // nobody is declared dead for one dead-time.
+  // `state` is that of NewCluster or of the store. Whoever it says is alive is heard of at `now`,
+  // and nobody is declared dead for one dead-time.
   Membership(MembershipOptions options, DurableState state, Instant now);
 
   Draft Begin() const;
   // kInvalidArgument, kWrongCluster, or kFailedPrecondition when a living server has that name.
-  Result<std::pair<ServerId, Registration>> Register(Instant now, const rpc::RegisterRequest& request,
+  Result<std::pair<ServerId, Registration>> Register(Instant now,
+                                                     const rpc::RegisterRequest& request,
                                                      Draft& draft) const;
   Result<NamespaceId> CreateNamespace(const std::string& name, Draft& draft) const;
-  // Takes a silent or dead server out of the map for good. kMiss: no such name; kFailedPrecondition:
-  // it is alive.
+  // Takes a silent or dead server out of the map for good. kMiss: no such name;
+  // kFailedPrecondition: it is alive.
   Status RemoveNode(Instant now, const std::string& name, Draft& draft) const;
   // Marks those dead that were silent for the dead-time; returns their names.
   std::vector<std::string> BuryTheDead(Instant now, Draft& draft) const;
   // Completes `next`: under the next epoch if something changed, else the state as it is. Takes
   // milliseconds; needs no lock against heartbeats.
   static void Seal(Draft& draft);
-  // The draft is sealed and durable. Also for one that did not change: its registrations were heard.
+  // The draft is sealed and durable. Also for one that did not change: its registrations were
+  // heard.
   void Commit(Instant now, Draft draft);
 
   rpc::HeartbeatReply Heartbeat(Instant now, const rpc::HeartbeatRequest& request);
-  // Call it every heartbeat or so. A call that comes much too late means that this process was paused
-  // or starved and could not hear: nobody is declared dead for one dead-time.
+  // Call it every heartbeat or so. A call that comes much too late means that this process was
+  // paused or starved and could not hear: nobody is declared dead for one dead-time.
   void Tick(Instant now);
 
   // True when every server that is not silent has applied the newest map.
@@ -92,7 +94,8 @@ class Membership {
   };
 
   Status CheckRequest(const rpc::RegisterRequest& request) const;
-  Status MayTakeOver(Instant now, const ServerRecord& held, const rpc::RegisterRequest& request) const;
+  Status MayTakeOver(Instant now, const ServerRecord& held,
+                     const rpc::RegisterRequest& request) const;
   Status MakeRoom(DurableState& next) const;
   Duration Silence(Instant now, ServerId id) const;
   ServerState StateAt(Instant now, const ServerRecord& record) const;

@@ -15,8 +15,8 @@ constexpr uint32_t kNobody = UINT32_MAX;  // index of no server
 constexpr uint32_t kShards = limits::kShards;
 
 // The preference of a shard for a server (highest random weight; Thaler, Ravishankar 1998), by the
-// finalizer of MurmurHash3. Weights come in through the quotas. Part of no wire or disk format: it may
-// change between versions and then moves nothing by itself.
+// finalizer of MurmurHash3. Weights come in through the quotas. Part of no wire or disk format: it
+// may change between versions and then moves nothing by itself.
 uint64_t Score(uint32_t shard, ServerId server) {
   uint64_t x = (uint64_t{server} << 32 | shard) * 0x9e3779b97f4a7c15ULL;
   x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdULL;
@@ -35,8 +35,8 @@ struct Shares {
 
 struct Quota {
   std::vector<uint32_t> floor;
-  std::vector<bool> fractional;          // the fair share is no whole number
-  std::vector<uint32_t> by_remainder;    // indices, largest remainder first
+  std::vector<bool> fractional;        // the fair share is no whole number
+  std::vector<uint32_t> by_remainder;  // indices, largest remainder first
 };
 
 Quota QuotaOf(const Shares& shares) {
@@ -69,8 +69,7 @@ void SetTargets(Shares& shares) {
   int64_t excess = -int64_t{kShards};
   for (size_t i = 0; i < n; ++i) {
     const uint32_t ceil = quota.floor[i] + (quota.fractional[i] ? 1 : 0);
-    shares.target[i] =
-        std::max(std::clamp(shares.held[i], quota.floor[i], ceil), shares.least[i]);
+    shares.target[i] = std::max(std::clamp(shares.held[i], quota.floor[i], ceil), shares.least[i]);
     excess += shares.target[i];
   }
   for (size_t k = 0; excess < 0 && k < n; ++k) {
@@ -155,8 +154,8 @@ void FreeExcess(Shares& shares, std::vector<uint32_t>& row, MayLeave may_leave) 
   }
 }
 
-// Gives each freed shard to the `hint` of that shard if it is below its target, else to the preferred
-// one of those that are.
+// Gives each freed shard to the `hint` of that shard if it is below its target, else to the
+// preferred one of those that are.
 template <typename Hint>
 void AssignFreed(Shares& shares, std::vector<uint32_t>& row, Hint hint) {
   for (uint32_t shard = 0; shard < kShards; ++shard) {
@@ -184,7 +183,8 @@ class IndexOf {
       : slots_(std::bit_ceil(4 * servers.size() + 4), {kNoServer, kNobody}) {
     for (uint32_t i = 0; i < servers.size(); ++i) {
       Slot& slot = slots_[Find(servers[i].id)];
-      SIMM_CHECK(servers[i].id != kNoServer && slot.index == kNobody, "a server twice, or without id");
+      SIMM_CHECK(servers[i].id != kNoServer && slot.index == kNobody,
+                 "a server twice, or without id");
       slot = {servers[i].id, i};
     }
   }

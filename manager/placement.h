@@ -16,18 +16,18 @@ struct PlacementServer {
 };
 
 // Two answers for each of the kShards shards. `homes`: whose the shard is by right, dead or alive.
-// `owners`: who holds it now. They differ only where the home is dead, so a server that returns finds
-// every shard that it left.
+// `owners`: who holds it now. They differ only where the home is dead, so a server that returns
+// finds every shard that it left.
 struct Placement {
   std::vector<ServerId> homes;
   std::vector<ServerId> owners;
   friend bool operator==(const Placement&, const Placement&) = default;
 };
 
-// Weighted rendezvous preference under a per-server quota: floor or ceil of the weight's share of the
-// shards. Moves only shards of servers that are gone and of servers above their quota; each freed shard
-// goes to the server below its quota with the highest score of (shard, server). Pure: the same
-// arguments give the same answer on every machine.
+// Weighted rendezvous preference under a per-server quota: floor or ceil of the weight's share of
+// the shards. Moves only shards of servers that are gone and of servers above their quota; each
+// freed shard goes to the server below its quota with the highest score of (shard, server). Pure:
+// the same arguments give the same answer on every machine.
 //
 //  * homes are shared out among all known servers, so a death or return does not touch them;
 //  * an alive home owns its shards; those of dead homes are shared out among the alive servers;

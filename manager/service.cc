@@ -35,7 +35,8 @@ Result<std::unique_ptr<ManagerService>> ManagerService::Start(Options options, S
   } else {
     state = NewCluster(NewId128());
     SIMM_RETURN_IF_ERROR(store.Save(state));
-    SIMM_LOG_INFO("the store is empty: a new cluster begins, {}", ToString(state.map.version.cluster));
+    SIMM_LOG_INFO("the store is empty: a new cluster begins, {}",
+                  ToString(state.map.version.cluster));
   }
   Result<std::shared_ptr<const RouteTable>> table = RouteTable::Create(state.map);
   if (!table.ok()) return table.status();
@@ -227,7 +228,8 @@ void ManagerService::Round(const std::vector<Change*>& changes) {
   if (for_callers.ok()) {
     membership_.Commit(clock_.Now(), std::move(draft));
     if (table != nullptr) {
-      for (const std::string& name : dead) SIMM_LOG_WARN("server '{}' is dead: its shards move", name);
+      for (const std::string& name : dead)
+        SIMM_LOG_WARN("server '{}' is dead: its shards move", name);
       SIMM_LOG_INFO("published {}", ToString(table->version()));
       PublishToServers(std::move(table), clock_.Now());
     }

@@ -19,11 +19,11 @@ namespace simm::manager {
 
 // Membership as a running service: serializes changes, makes them durable, publishes them.
 //
-// One thread, the committer, takes all changes that have gathered, puts them into one epoch, saves it
-// and only then publishes: first to data servers, then, when every living server has applied it or
-// kServersFirst has passed, to clients. Calls that change something wait for it. Heartbeats never wait
-// for the disk. When the store fails, the callers get the error, the old map stays in force, and
-// Ready() says why until a save has worked again. Thread-safe.
+// One thread, the committer, takes all changes that have gathered, puts them into one epoch, saves
+// it and only then publishes: first to data servers, then, when every living server has applied it
+// or kServersFirst has passed, to clients. Calls that change something wait for it. Heartbeats
+// never wait for the disk. When the store fails, the callers get the error, the old map stays in
+// force, and Ready() says why until a save has worked again. Thread-safe.
 class ManagerService final : public rpc::ManagerHandler {
  public:
   struct Options {
@@ -31,8 +31,8 @@ class ManagerService final : public rpc::ManagerHandler {
     std::string version;  // of the program
   };
 
-  // Loads the state or begins a cluster, publishes its map and starts the committer. The arguments are
-  // borrowed and outlive the service. Fails as the store does.
+  // Loads the state or begins a cluster, publishes its map and starts the committer. The arguments
+  // are borrowed and outlive the service. Fails as the store does.
   static Result<std::unique_ptr<ManagerService>> Start(Options options, Store& store, Clock& clock,
                                                        rpc::MapBoard& board,
                                                        metrics::Registry& registry);
@@ -46,8 +46,8 @@ class ManagerService final : public rpc::ManagerHandler {
 
   // OK, or why this manager cannot do its work: for /readyz.
   Status Ready() const;
-  // Finishes the changes in hand, refuses new ones, joins the committer. Shut the ControlServer down
-  // first. May be called twice.
+  // Finishes the changes in hand, refuses new ones, joins the committer. Shut the ControlServer
+  // down first. May be called twice.
   void Stop();
 
  private:

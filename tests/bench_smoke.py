@@ -47,7 +47,8 @@ def check_trace(result):
         fail("trace: not one hit")
     print(
         f"trace: prefix_hit_rate {result['prefix_hit_rate']:.4f} over {result['requests']} "
-        f"requests, {result['blocks']} blocks of {result['value_bytes']} B; failed_puts 0, corrupt 0"
+        f"requests, {result['blocks']} blocks of {result['value_bytes']} B; "
+        f"failed_puts 0, corrupt 0"
     )
     if result["requests"] == 12031:
         print("trace: simulated at 10 %: FIFO .248, LRU .278, S3-FIFO .244, Belady (bound) .366")

@@ -3,7 +3,8 @@
 
 Each session is a chain of turns: a request's input is everything said so far plus a new question,
 so its prefix blocks are those of the turn before and some new ones. Sessions share one of a few
-system prompts, begin at random times and pause between turns. One JSON object a line, in order of time:
+system prompts, begin at random times and pause between turns. One JSON object a line, in order of
+time:
 
     {"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [block, ...]}
 

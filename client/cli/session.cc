@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/base/bytes.h"
+#include "common/base/host_port.h"
 #include "common/base/limits.h"
 
 namespace simm::cli {
@@ -32,7 +33,7 @@ bool FromHex(const std::string& text, std::string* bytes) {
 }  // namespace
 
 int Session::Connect(std::unique_ptr<Client>* client) const {
-  Result<std::vector<std::string>> addresses = ParseAddressList(manager);
+  Result<std::vector<std::string>> addresses = ParsePeerList(manager);
   if (!addresses.ok()) {
     std::fprintf(stderr, "simmctl: --manager: %s\n", addresses.status().message().c_str());
     return kUsage;
@@ -48,7 +49,7 @@ int Session::Connect(std::unique_ptr<Client>* client) const {
 }
 
 int Session::OpenAdmin(std::unique_ptr<Admin>* admin) const {
-  Result<std::vector<std::string>> addresses = ParseAddressList(manager);
+  Result<std::vector<std::string>> addresses = ParsePeerList(manager);
   if (!addresses.ok()) {
     std::fprintf(stderr, "simmctl: --manager: %s\n", addresses.status().message().c_str());
     return kUsage;

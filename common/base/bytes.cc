@@ -10,9 +10,10 @@ namespace simm {
 
 Result<uint64_t> ParseSize(std::string_view text) {
   const auto bad = [&] {
-    return Status(Code::kInvalidArgument, "'" + std::string(text) +
-                                              "' is not a size; write a number with an optional unit, "
-                                              "such as 4096, 64KiB, 512MiB, 1.5GiB");
+    return Status(Code::kInvalidArgument,
+                  "'" + std::string(text) +
+                      "' is not a size; write a number with an optional unit, "
+                      "such as 4096, 64KiB, 512MiB, 1.5GiB");
   };
   const std::string copy(text);
   char* end = nullptr;

@@ -34,10 +34,8 @@ class ByteWriter {
   explicit ByteWriter(MutableByteSpan out) : out_(out) {}
 
   template <typename T>
-    requires std::is_integral_v<T>
-  void Put(T value) {
-    Put(ByteSpan(reinterpret_cast<const std::byte*>(&value), sizeof value));
-  }
+  requires std::is_integral_v<T>
+  void Put(T value) { Put(ByteSpan(reinterpret_cast<const std::byte*>(&value), sizeof value)); }
   void Put(ByteSpan bytes) {
     if (bytes.size() > out_.size() - used_) {
       ok_ = false;
@@ -62,8 +60,7 @@ class ByteReader {
   explicit ByteReader(ByteSpan in) : in_(in) {}
 
   template <typename T>
-    requires std::is_integral_v<T>
-  T Get() {
+  requires std::is_integral_v<T> T Get() {
     T value = 0;
     if (const ByteSpan bytes = Take(sizeof value); bytes.size() == sizeof value) {
       std::memcpy(&value, bytes.data(), sizeof value);

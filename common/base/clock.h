@@ -31,8 +31,9 @@ class Clock {
 class MonotonicClock final : public Clock {
  public:
   Instant Now() const override {
-    return {std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch())
-                .count()};
+    return {
+        std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch())
+            .count()};
   }
   // One for the process; stateless.
   static MonotonicClock& Get();

@@ -6,8 +6,8 @@
 
 namespace simm {
 
-// Counts work in flight so that its owner can refuse new work and wait for the old (Seastar's gate).
-// Thread-safe.
+// Counts work in flight so that its owner can refuse new work and wait for the old (Seastar's
+// gate). Thread-safe.
 class Gate {
  public:
   // False once closed: the caller must not start.

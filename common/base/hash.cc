@@ -28,7 +28,9 @@ Xxh3Stream::~Xxh3Stream() = default;
 Xxh3Stream::Xxh3Stream(Xxh3Stream&&) noexcept = default;
 Xxh3Stream& Xxh3Stream::operator=(Xxh3Stream&&) noexcept = default;
 void Xxh3Stream::Reset() { XXH3_64bits_reset(&state_->xxh); }
-void Xxh3Stream::Update(ByteSpan bytes) { XXH3_64bits_update(&state_->xxh, bytes.data(), bytes.size()); }
+void Xxh3Stream::Update(ByteSpan bytes) {
+  XXH3_64bits_update(&state_->xxh, bytes.data(), bytes.size());
+}
 uint64_t Xxh3Stream::Digest() const { return XXH3_64bits_digest(&state_->xxh); }
 
 namespace {
@@ -47,7 +49,8 @@ constexpr std::array<uint32_t, 256> MakeTable() {
 constexpr std::array<uint32_t, 256> kTable = MakeTable();
 
 uint32_t Crc32cPortable(ByteSpan bytes, uint32_t crc) {
-  for (const std::byte b : bytes) crc = (crc >> 8) ^ kTable[(crc ^ std::to_integer<uint32_t>(b)) & 255];
+  for (const std::byte b : bytes)
+    crc = (crc >> 8) ^ kTable[(crc ^ std::to_integer<uint32_t>(b)) & 255];
   return crc;
 }
 

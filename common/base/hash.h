@@ -19,7 +19,8 @@ struct Hash128 {
 uint64_t Xxh3_64(ByteSpan bytes);
 Hash128 Xxh3_128(ByteSpan bytes, uint64_t seed);
 
-// XXH3-64 of bytes that arrive in pieces; Digest equals Xxh3_64 of their concatenation. Thread-compatible.
+// XXH3-64 of bytes that arrive in pieces; Digest equals Xxh3_64 of their concatenation.
+// Thread-compatible.
 class Xxh3Stream {
  public:
   Xxh3Stream();

@@ -16,8 +16,8 @@ Id128 NewId128() {
 
 std::string ToString(const Id128& id) {
   std::array<char, 33> text{};
-  std::snprintf(text.data(), text.size(), "%016llx%016llx", static_cast<unsigned long long>(id.high),
-                static_cast<unsigned long long>(id.low));
+  std::snprintf(text.data(), text.size(), "%016llx%016llx",
+                static_cast<unsigned long long>(id.high), static_cast<unsigned long long>(id.low));
   return text.data();
 }
 

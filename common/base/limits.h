@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-// Every bound of the system in one place: queues, messages, caches, waits. A bound is checked on both
-// sides of a wire.
+// Every bound of the system in one place: queues, messages, caches, waits. A bound is checked on
+// both sides of a wire.
 namespace simm::limits {
 
 using namespace std::chrono_literals;
@@ -26,28 +26,29 @@ inline constexpr size_t kMaxMessageBytes = 4096;
 inline constexpr size_t kMaxKeysPerMessage = 128;
 
 // Client.
-inline constexpr size_t kMaxLanesPerServer = 16;       // connections of one process to one server
+inline constexpr size_t kMaxLanesPerServer = 16;  // connections of one process to one server
 inline constexpr auto kDefaultDeadline = 5s;
 inline constexpr auto kConnectTimeout = 1s;
-inline constexpr auto kHealBackoffMin = 20ms;          // full jitter between these two
+inline constexpr auto kHealBackoffMin = 20ms;  // full jitter between these two
 inline constexpr auto kHealBackoffMax = 500ms;
-inline constexpr auto kStaleMapPause = 20ms;           // DESIGN 3: 10 to 50 ms
-inline constexpr uint64_t kDrainBytes = 64ULL << 20;   // of a late answer, else the lane is closed
+inline constexpr auto kStaleMapPause = 20ms;          // DESIGN 3: 10 to 50 ms
+inline constexpr uint64_t kDrainBytes = 64ULL << 20;  // of a late answer, else the lane is closed
 inline constexpr auto kKeepalive = 1s;
 
 // Data server.
 inline constexpr auto kSessionTimeout = 10s;
 inline constexpr size_t kMaxConnections = 16384;
-inline constexpr uint64_t kReplyWindowBytes = 16ULL << 20;  // pinned for one connection's answer at a time
+inline constexpr uint64_t kReplyWindowBytes =
+    16ULL << 20;  // pinned for one connection's answer at a time
 inline constexpr size_t kReplyWindowItems = 64;
-inline constexpr size_t kMaxUnreadReplies = 256;       // of one connection, beyond which it is not read
-inline constexpr auto kStalledPeer = 10s;              // no byte moved within a frame or an answer
+inline constexpr size_t kMaxUnreadReplies = 256;  // of one connection, beyond which it is not read
+inline constexpr auto kStalledPeer = 10s;         // no byte moved within a frame or an answer
 
 // Manager.
 inline constexpr auto kHeartbeat = 1s;
 inline constexpr auto kSuspectAfter = 3s;
 inline constexpr auto kDeadAfter = 10s;
-inline constexpr size_t kWatchQueueUpdates = 64;       // beyond it a watcher gets a snapshot
-inline constexpr auto kServersFirst = 500ms;           // longest wait for data servers to ack an epoch
+inline constexpr size_t kWatchQueueUpdates = 64;  // beyond it a watcher gets a snapshot
+inline constexpr auto kServersFirst = 500ms;      // longest wait for data servers to ack an epoch
 
 }  // namespace simm::limits

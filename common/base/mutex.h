@@ -55,8 +55,8 @@ class CondVar {
     lock.release();
   }
   // False when the time ran out first.
-  bool WaitFor(Mutex& mutex, std::chrono::nanoseconds timeout) SIMM_REQUIRES(mutex)
-      SIMM_NO_THREAD_SAFETY {
+  bool WaitFor(Mutex& mutex, std::chrono::nanoseconds timeout)
+      SIMM_REQUIRES(mutex) SIMM_NO_THREAD_SAFETY {
     std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
     const bool signalled = condition_.wait_for(lock, timeout) == std::cv_status::no_timeout;
     lock.release();

@@ -2,7 +2,8 @@
 
 namespace simm {
 
-// Turns SIGTERM and SIGINT into something that main can wait for. Block them before any thread is started.
+// Turns SIGTERM and SIGINT into something that main can wait for. Block them before any thread is
+// started.
 void BlockStopSignals();
 // Returns the signal's number once one has come.
 int WaitForStopSignal();

@@ -16,7 +16,8 @@ namespace simm {
 class [[nodiscard]] Status {
  public:
   Status() = default;
-  explicit Status(Code code, std::string message = {}) : code_(code), message_(std::move(message)) {}
+  explicit Status(Code code, std::string message = {})
+      : code_(code), message_(std::move(message)) {}
 
   static Status Ok() { return Status(); }
 
@@ -36,7 +37,7 @@ class [[nodiscard]] Status {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::move(value)) {}  // NOLINT: implicit by design
+  Result(T value) : state_(std::move(value)) {}        // NOLINT: implicit by design
   Result(Status status) : state_(std::move(status)) {  // NOLINT
     SIMM_CHECK(!std::get<Status>(state_).ok(), "a Result without a value needs a reason");
   }
@@ -70,7 +71,7 @@ class [[nodiscard]] Result {
 }  // namespace simm
 
 // Returns the Status from the enclosing function unless it is OK.
-#define SIMM_RETURN_IF_ERROR(expr)                       \
-  do {                                                   \
+#define SIMM_RETURN_IF_ERROR(expr)                                                     \
+  do {                                                                                 \
     if (::simm::Status simm_status_ = (expr); !simm_status_.ok()) return simm_status_; \
   } while (0)

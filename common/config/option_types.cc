@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "common/base/bytes.h"
-#include "common/config/address.h"
+#include "common/base/host_port.h"
 #include "common/config/config.h"
 
 // The types of options: how each reads its text and what it says is allowed.
@@ -191,7 +191,7 @@ void ConfigSpec::ListenAddress(const std::string& name, std::string* field, bool
                                const std::string& help) {
   const auto set = [=](const std::string& text) {
     if (!(may_be_off && text == "off")) {
-      const Result<Address> address = ParseAddress(text, /*any_port=*/true);
+      const Result<HostPort> address = ParseHostPort(text);
       if (!address.ok()) return Wrong("is not an address");
     }
     *field = text;
@@ -212,7 +212,7 @@ void ConfigSpec::ListenAddress(const std::string& name, std::string* field, bool
 void ConfigSpec::Addresses(const std::string& name, std::vector<std::string>* field,
                            const std::string& help) {
   const auto set = [field](const std::string& text) {
-    Result<std::vector<std::string>> addresses = ParseAddresses(text);
+    Result<std::vector<std::string>> addresses = ParsePeerList(text);
     if (!addresses.ok()) return Wrong("is not a list of addresses");
     *field = std::move(*addresses);
     return Status::Ok();

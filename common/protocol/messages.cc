@@ -5,8 +5,9 @@
 namespace simm::protocol {
 namespace {
 
-// One description of each layout serves both directions: Fields(archive, message) names the fields in wire order.
-// A WriteArchive writes them; a ReadArchive fills them and remembers the first thing that is out of bounds.
+// One description of each layout serves both directions: Fields(archive, message) names the fields
+// in wire order. A WriteArchive writes them; a ReadArchive fills them and remembers the first thing
+// that is out of bounds.
 class WriteArchive {
  public:
   static constexpr bool kReading = false;
@@ -78,9 +79,11 @@ class ReadArchive {
     if (why_ == nullptr) why_ = why;
   }
   Status Finish() const {
-    if (why_ != nullptr) return Status(Code::kProtocolError, std::string("message refused: ") + why_);
+    if (why_ != nullptr)
+      return Status(Code::kProtocolError, std::string("message refused: ") + why_);
     if (!reader_.ok()) return Status(Code::kProtocolError, "message refused: too short");
-    if (reader_.remaining() != 0) return Status(Code::kProtocolError, "message refused: bytes left over");
+    if (reader_.remaining() != 0)
+      return Status(Code::kProtocolError, "message refused: bytes left over");
     return Status::Ok();
   }
 
@@ -131,9 +134,7 @@ void KeysFields(A& a, M& m) {
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, GetRecord>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, GetRecord> {
   a.CodeByte(m.code);
   Reserved<A, uint8_t>(a);
   a.Int(m.index);
@@ -146,15 +147,14 @@ void Fields(A& a, M& m)
   MapFields(a, m.map);
   if (m.run == 0) a.Refuse("empty run");
   if (m.value_bytes > limits::kMaxValueBytes) a.Refuse("value length");
-  if (m.code == Code::kOk && (m.run != 1 || m.key_bytes == 0 || m.key_bytes > limits::kMaxKeyBytes)) {
+  if (m.code == Code::kOk &&
+      (m.run != 1 || m.key_bytes == 0 || m.key_bytes > limits::kMaxKeyBytes)) {
     a.Refuse("key length");
   }
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, KeysReply>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, KeysReply> {
   a.Count(m.codes, 1, limits::kMaxKeysPerMessage);
   MapFields(a, m.map);
   for (auto& code : m.codes) a.CodeByte(code);
@@ -177,17 +177,13 @@ void PutFields(A& a, M& m) {
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, PutRequest>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, PutRequest> {
   PutFields(a, m);
   a.KeyBytes(m.key);
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, CommitRequest>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, CommitRequest> {
   PutFields(a, m);
   a.Int(m.lease);
   a.Int(m.generation);
@@ -197,9 +193,7 @@ void Fields(A& a, M& m)
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, PutReply>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, PutReply> {
   a.CodeByte(m.code);
   Reserved<A, uint8_t>(a);
   a.Int(m.retry_after_ms);
@@ -208,9 +202,7 @@ void Fields(A& a, M& m)
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, LeaseRequest>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, LeaseRequest> {
   a.Int(m.extent_bytes);
   a.Int(m.count);
   if (m.extent_bytes == 0 || m.count == 0) a.Refuse("empty lease");
@@ -229,9 +221,7 @@ void RangeFields(A& a, R& ranges, size_t low) {
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, LeaseReply>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, LeaseReply> {
   a.CodeByte(m.code);
   a.Int(m.retry_after_ms);
   a.Int(m.lease);
@@ -239,32 +229,24 @@ void Fields(A& a, M& m)
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, ReturnRequest>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, ReturnRequest> {
   a.Int(m.lease);
   RangeFields(a, m.ranges, 1);
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, Recall>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, Recall> {
   a.Int(m.lease);
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, ResolveRequest>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, ResolveRequest> {
   a.Int(m.lane);
   a.Int(m.generation);
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, Location>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, Location> {
   a.CodeByte(m.code);
   a.Int(m.pinned_ms);
   a.Int(m.slot_offset);
@@ -273,9 +255,7 @@ void Fields(A& a, M& m)
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, TouchSlots>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, TouchSlots> {
   a.Count(m.touches, 1, kMaxSlotTouches);
   for (auto& touch : m.touches) {
     a.Int(touch.slot);
@@ -284,9 +264,7 @@ void Fields(A& a, M& m)
 }
 
 template <typename A, typename M>
-void Fields(A& a, M& m)
-  requires std::is_same_v<std::remove_const_t<M>, PinReply>
-{
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, PinReply> {
   a.Count(m.pinned_ms, 1, limits::kMaxKeysPerMessage);
   for (auto& [code, ms] : m.pinned_ms) {
     a.CodeByte(code);
@@ -364,27 +342,51 @@ Status Decode(ByteSpan body, KeysRequest* m) {
   return a.Finish();
 }
 
-ByteSpan Encode(const GetRecord& m, MessageBuffer& out) { return EncodeAs(MessageType::kGetRecord, m, out); }
-ByteSpan Encode(const KeysReply& m, MessageBuffer& out) { return EncodeAs(MessageType::kKeysReply, m, out); }
-ByteSpan Encode(const PutRequest& m, MessageBuffer& out) { return EncodeAs(MessageType::kPut, m, out); }
-ByteSpan Encode(const PutReply& m, MessageBuffer& out) { return EncodeAs(MessageType::kPutReply, m, out); }
-ByteSpan EncodePing(const Ping& m, MessageBuffer& out) { return EncodeNonce(MessageType::kPing, m, out); }
-ByteSpan EncodePong(const Ping& m, MessageBuffer& out) { return EncodeNonce(MessageType::kPong, m, out); }
-ByteSpan Encode(const LeaseRequest& m, MessageBuffer& out) { return EncodeAs(MessageType::kLease, m, out); }
+ByteSpan Encode(const GetRecord& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kGetRecord, m, out);
+}
+ByteSpan Encode(const KeysReply& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kKeysReply, m, out);
+}
+ByteSpan Encode(const PutRequest& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kPut, m, out);
+}
+ByteSpan Encode(const PutReply& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kPutReply, m, out);
+}
+ByteSpan EncodePing(const Ping& m, MessageBuffer& out) {
+  return EncodeNonce(MessageType::kPing, m, out);
+}
+ByteSpan EncodePong(const Ping& m, MessageBuffer& out) {
+  return EncodeNonce(MessageType::kPong, m, out);
+}
+ByteSpan Encode(const LeaseRequest& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kLease, m, out);
+}
 ByteSpan Encode(const LeaseReply& m, MessageBuffer& out) {
   return EncodeAs(MessageType::kLeaseReply, m, out);
 }
-ByteSpan Encode(const CommitRequest& m, MessageBuffer& out) { return EncodeAs(MessageType::kCommit, m, out); }
-ByteSpan Encode(const ReturnRequest& m, MessageBuffer& out) { return EncodeAs(MessageType::kReturn, m, out); }
-ByteSpan Encode(const Recall& m, MessageBuffer& out) { return EncodeAs(MessageType::kRecall, m, out); }
+ByteSpan Encode(const CommitRequest& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kCommit, m, out);
+}
+ByteSpan Encode(const ReturnRequest& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kReturn, m, out);
+}
+ByteSpan Encode(const Recall& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kRecall, m, out);
+}
 ByteSpan Encode(const ResolveRequest& m, MessageBuffer& out) {
   return EncodeAs(MessageType::kResolve, m, out);
 }
-ByteSpan Encode(const Location& m, MessageBuffer& out) { return EncodeAs(MessageType::kLocation, m, out); }
+ByteSpan Encode(const Location& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kLocation, m, out);
+}
 ByteSpan Encode(const TouchSlots& m, MessageBuffer& out) {
   return EncodeAs(MessageType::kTouchSlots, m, out);
 }
-ByteSpan Encode(const PinReply& m, MessageBuffer& out) { return EncodeAs(MessageType::kPinReply, m, out); }
+ByteSpan Encode(const PinReply& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kPinReply, m, out);
+}
 
 Status Decode(ByteSpan body, GetRecord* m) { return DecodeAs(MessageType::kGetRecord, body, m); }
 Status Decode(ByteSpan body, KeysReply* m) { return DecodeAs(MessageType::kKeysReply, body, m); }

@@ -11,37 +11,38 @@
 #include "common/base/status.h"
 #include "common/protocol/pool_layout.h"
 
-// The small messages of the data plane: fixed little-endian layouts, at most 4 KiB, decoded strictly (every length
-// bounded, no byte left over, unknown types and versions refused). Byte tables: README.md in this folder.
+// The small messages of the data plane: fixed little-endian layouts, at most 4 KiB, decoded
+// strictly (every length bounded, no byte left over, unknown types and versions refused). Byte
+// tables: README.md in this folder.
 namespace simm::protocol {
 
 inline constexpr uint8_t kMessageVersion = 1;
 
 enum class MessageType : uint8_t {
   // Two-sided data path (tcp).
-  kGet = 1,        // KeysRequest -> GetRecord... (one per value or run of keys without one)
-  kExists = 2,     // KeysRequest -> KeysReply
-  kRemove = 3,     // KeysRequest -> KeysReply
-  kTouch = 4,      // KeysRequest -> KeysReply
-  kScrub = 5,      // KeysRequest -> KeysReply: the reader saw a bad checksum; kOk: removed
-  kPut = 6,        // PutRequest + payload -> PutReply
-  kPing = 7,       // Ping -> kPong
+  kGet = 1,     // KeysRequest -> GetRecord... (one per value or run of keys without one)
+  kExists = 2,  // KeysRequest -> KeysReply
+  kRemove = 3,  // KeysRequest -> KeysReply
+  kTouch = 4,   // KeysRequest -> KeysReply
+  kScrub = 5,   // KeysRequest -> KeysReply: the reader saw a bad checksum; kOk: removed
+  kPut = 6,     // PutRequest + payload -> PutReply
+  kPing = 7,    // Ping -> kPong
   kGetRecord = 65,
   kKeysReply = 66,
   kPutReply = 67,
   kPong = 68,
   // One-sided data path: formats laid down, spoken by verbs and shm.
-  kLease = 16,     // LeaseRequest -> kLeaseReply
-  kCommit = 17,    // CommitRequest -> kPutReply
-  kReturn = 18,    // ReturnRequest, no answer
-  kResolve = 19,   // ResolveRequest -> kPutReply
-  kLookup = 20,    // KeysRequest of one key -> kLocation
+  kLease = 16,       // LeaseRequest -> kLeaseReply
+  kCommit = 17,      // CommitRequest -> kPutReply
+  kReturn = 18,      // ReturnRequest, no answer
+  kResolve = 19,     // ResolveRequest -> kPutReply
+  kLookup = 20,      // KeysRequest of one key -> kLocation
   kTouchSlots = 21,  // TouchSlots, no answer
-  kPin = 22,       // KeysRequest -> kPinReply
+  kPin = 22,         // KeysRequest -> kPinReply
   kLeaseReply = 80,
   kLocation = 81,
   kPinReply = 82,
-  kRecall = 96,    // server -> client: Recall, answered by kReturn
+  kRecall = 96,  // server -> client: Recall, answered by kReturn
 };
 
 // The first byte's type, or kProtocolError when there is none or its version is not ours.
@@ -53,8 +54,8 @@ struct MapStamp {  // the sender's (term, epoch)
 };
 
 struct KeyEntry {
-  std::string_view key;      // 1 to 256 B; a view into the message when decoded
-  uint32_t capacity = 0;     // kGet: bytes of the reader's buffer
+  std::string_view key;   // 1 to 256 B; a view into the message when decoded
+  uint32_t capacity = 0;  // kGet: bytes of the reader's buffer
 };
 
 inline constexpr uint8_t kGetAllowShorter = 1;  // KeysRequest::flags
@@ -72,13 +73,13 @@ inline constexpr size_t KeyEntryBytes(size_t key_bytes) { return 6 + key_bytes; 
 
 struct GetRecord {
   Code code = Code::kMiss;
-  uint16_t index = 0;        // of the first key in the request that this record answers
-  uint16_t run = 1;          // how many keys it answers; 1 when kOk
+  uint16_t index = 0;  // of the first key in the request that this record answers
+  uint16_t run = 1;    // how many keys it answers; 1 when kOk
   uint16_t key_bytes = 0;
   uint32_t value_bytes = 0;  // kOk, kLengthMismatch
   uint64_t checksum = 0;
   uint64_t generation = 0;
-  MapStamp map;              // of the server
+  MapStamp map;  // of the server
   // kOk: payload = extent head (ExtentHeadBytes(key_bytes)) + value_bytes.
 };
 inline constexpr size_t kGetRecordBytes = 48;
@@ -89,11 +90,11 @@ struct KeysReply {
 };
 
 struct PutRequest {
-  uint8_t mode = 0;         // 0 if_absent, 1 replace
+  uint8_t mode = 0;  // 0 if_absent, 1 replace
   uint16_t namespace_id = 0;
-  uint32_t value_bytes = 0; // = payload
+  uint32_t value_bytes = 0;  // = payload
   uint32_t ttl_ms = 0;
-  uint32_t depth = 0;       // hints
+  uint32_t depth = 0;  // hints
   Hash128 parent;
   MapStamp map;
   std::string_view key;
@@ -115,7 +116,7 @@ struct LeaseRequest {
   uint64_t extent_bytes = 0;
   uint32_t count = 0;
 };
-struct LeaseRange {           // `count` extents of extent_bytes, back to back, generations ascending
+struct LeaseRange {  // `count` extents of extent_bytes, back to back, generations ascending
   uint64_t offset = 0;
   uint64_t first_generation = 0;
   uint64_t extent_bytes = 0;
@@ -156,12 +157,12 @@ struct ResolveRequest {
 };
 struct Location {
   Code code = Code::kMiss;
-  uint32_t pinned_ms = 0;     // <= 2000
-  uint64_t slot_offset = 0;   // of the slot in the index
-  Slot slot;                  // its copy
+  uint32_t pinned_ms = 0;    // <= 2000
+  uint64_t slot_offset = 0;  // of the slot in the index
+  Slot slot;                 // its copy
 };
 struct SlotTouch {
-  uint32_t slot = 0;          // index of the slot
+  uint32_t slot = 0;  // index of the slot
   uint64_t generation = 0;
 };
 struct TouchSlots {
@@ -172,8 +173,9 @@ struct PinReply {
   std::vector<std::pair<Code, uint32_t>> pinned_ms;  // per key of the request
 };
 
-// Each Encode appends nothing: it fills `out` (at most limits::kMaxMessageBytes are needed) and returns the used
-// part. Broken invariants of the sender (a key too long) are a CHECK: the caller has validated.
+// Each Encode appends nothing: it fills `out` (at most limits::kMaxMessageBytes are needed) and
+// returns the used part. Broken invariants of the sender (a key too long) are a CHECK: the caller
+// has validated.
 using MessageBuffer = std::array<std::byte, limits::kMaxMessageBytes>;
 ByteSpan Encode(const KeysRequest& m, MessageBuffer& out);
 ByteSpan Encode(const GetRecord& m, MessageBuffer& out);
@@ -192,7 +194,8 @@ ByteSpan Encode(const Location& m, MessageBuffer& out);
 ByteSpan Encode(const TouchSlots& m, MessageBuffer& out);
 ByteSpan Encode(const PinReply& m, MessageBuffer& out);
 
-// Each Decode wants a body of exactly its type; anything else is kProtocolError. Views point into `body`.
+// Each Decode wants a body of exactly its type; anything else is kProtocolError. Views point into
+// `body`.
 Status Decode(ByteSpan body, KeysRequest* m);
 Status Decode(ByteSpan body, GetRecord* m);
 Status Decode(ByteSpan body, KeysReply* m);

@@ -9,8 +9,8 @@
 #include "common/base/hash.h"
 #include "common/base/ids.h"
 
-// The layout of a data server's pool in memory (DESIGN 4): what one-sided readers see and what survives a
-// restart. Little-endian. Any change here changes kLayoutVersion, hence the fingerprint.
+// The layout of a data server's pool in memory (DESIGN 4): what one-sided readers see and what
+// survives a restart. Little-endian. Any change here changes kLayoutVersion, hence the fingerprint.
 namespace simm::protocol {
 
 inline constexpr uint32_t kLayoutVersion = 1;
@@ -51,7 +51,7 @@ struct alignas(kSlotBytes) Slot {
   uint32_t expiry_s = 0;  // boot-time clock; 0: never
   uint64_t checksum = 0;  // XXH3-64 of the value
   uint32_t reserved = 0;
-  uint32_t crc = 0;       // CRC-32C of the 60 bytes before
+  uint32_t crc = 0;  // CRC-32C of the 60 bytes before
 
   Hash128 fingerprint() const { return {fingerprint_high, fingerprint_low}; }
   uint32_t ComputeCrc() const {
@@ -77,7 +77,8 @@ struct alignas(kExtentAlign) ExtentHeader {
   uint32_t value_bytes = 0;
   uint16_t key_bytes = 0;
   uint16_t namespace_id = 0;
-  uint64_t parent_high = 0;  // hints of COMMIT: fingerprint of the parent block and depth in its chain
+  uint64_t parent_high =
+      0;  // hints of COMMIT: fingerprint of the parent block and depth in its chain
   uint64_t parent_low = 0;
   uint32_t depth = 0;
   uint32_t reserved0 = 0;
@@ -92,7 +93,8 @@ inline constexpr uint64_t ExtentBytes(size_t key_bytes, uint64_t value_bytes) {
   return RoundUp(ExtentHeadBytes(key_bytes) + value_bytes, kExtentAlign);
 }
 
-// One granted extent, so that a restart and a dead process's grants can be accounted for (DESIGN 7).
+// One granted extent, so that a restart and a dead process's grants can be accounted for (DESIGN
+// 7).
 struct alignas(kLeaseRecordBytes) LeaseRecord {
   uint64_t generation = 0;  // 0: unused
   uint64_t offset = 0;
@@ -132,7 +134,8 @@ struct Superblock {
 };
 static_assert(sizeof(Superblock) <= kSuperblockBytes);
 
-// Sizes of a pool of `memory_bytes` (index and data together) whose values are `mean_value_bytes` on average.
+// Sizes of a pool of `memory_bytes` (index and data together) whose values are `mean_value_bytes`
+// on average.
 struct PoolGeometry {
   uint64_t bucket_count = 0;
   uint64_t overflow_slots = 0;

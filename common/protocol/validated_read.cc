@@ -22,7 +22,8 @@ ValidatedRead::Next ValidatedRead::Start(const std::optional<CachedLocation>& ca
   if (!cached || !Plausible(cached->slot)) return ReadBucket();
   slot_offset_ = cached->slot_offset;
   const uint64_t length = cached->slot.value_bytes;
-  const bool fits = request_.allow_shorter ? length <= request_.buffer.size() : length == request_.buffer.size();
+  const bool fits =
+      request_.allow_shorter ? length <= request_.buffer.size() : length == request_.buffer.size();
   if (!fits) {
     // Not trusted for an answer: the slot itself decides.
     state_ = State::kCachedSlot;
@@ -53,11 +54,15 @@ ValidatedRead::Next ValidatedRead::Retry() {
 
 // Live, whole, of this key, and inside the data file.
 bool ValidatedRead::Plausible(const Slot& slot) const {
-  if (SlotWord{slot.word}.state() != SlotState::kLive || slot.crc != slot.ComputeCrc()) return false;
-  if (slot.fingerprint() != request_.hash || slot.namespace_id != request_.namespace_id) return false;
-  if (slot.key_bytes != request_.key.size() || slot.value_bytes > limits::kMaxValueBytes) return false;
+  if (SlotWord{slot.word}.state() != SlotState::kLive || slot.crc != slot.ComputeCrc())
+    return false;
+  if (slot.fingerprint() != request_.hash || slot.namespace_id != request_.namespace_id)
+    return false;
+  if (slot.key_bytes != request_.key.size() || slot.value_bytes > limits::kMaxValueBytes)
+    return false;
   const uint64_t bytes = ExtentBytes(slot.key_bytes, slot.value_bytes);
-  return slot.offset % kExtentAlign == 0 && bytes <= pool_.data_bytes && slot.offset <= pool_.data_bytes - bytes;
+  return slot.offset % kExtentAlign == 0 && bytes <= pool_.data_bytes &&
+         slot.offset <= pool_.data_bytes - bytes;
 }
 
 ValidatedRead::Next ValidatedRead::OnBucket() {
@@ -93,8 +98,9 @@ ValidatedRead::Next ValidatedRead::UseSlot(const Slot& slot, uint64_t slot_offse
 bool ValidatedRead::HeaderAgrees() const {
   ExtentHeader header;
   std::memcpy(&header, scratch_.head, sizeof header);
-  return header.generation == SlotWord{seen_.word}.generation() && header.namespace_id == request_.namespace_id &&
-         header.key_bytes == request_.key.size() && header.value_bytes == seen_.value_bytes &&
+  return header.generation == SlotWord{seen_.word}.generation() &&
+         header.namespace_id == request_.namespace_id && header.key_bytes == request_.key.size() &&
+         header.value_bytes == seen_.value_bytes &&
          std::memcmp(scratch_.head + sizeof header, request_.key.data(), request_.key.size()) == 0;
 }
 
@@ -130,7 +136,8 @@ ValidatedRead::Next ValidatedRead::OnRead() {
 
 ValidatedRead::Next ValidatedRead::OnLocation(const Location& location) {
   SIMM_CHECK(state_ == State::kAsk, "OnLocation without a question");
-  if (location.code != Code::kOk || !Plausible(location.slot) || location.slot_offset % kSlotBytes != 0 ||
+  if (location.code != Code::kOk || !Plausible(location.slot) ||
+      location.slot_offset % kSlotBytes != 0 ||
       location.slot_offset > pool_.index_bytes - kSlotBytes) {
     return Done(Code::kMiss);
   }

@@ -21,41 +21,46 @@ struct PoolView {
   uint64_t data_bytes = 0;
 };
 
-// Where a value was seen last, for the location cache: valid for connections of the same boot id only.
+// Where a value was seen last, for the location cache: valid for connections of the same boot id
+// only.
 struct CachedLocation {
   uint64_t slot_offset = 0;  // in the index
   Slot slot;
 };
 
-// Where the reads of one key land, besides the caller's buffer; in registered memory where the transport wants it.
+// Where the reads of one key land, besides the caller's buffer; in registered memory where the
+// transport wants it.
 struct ReadScratch {
   Bucket bucket;
   Slot slot;
   alignas(kExtentAlign) std::byte head[sizeof(ExtentHeader) + limits::kMaxKeyBytes];
 };
 
-// The one-sided get of one key (DESIGN 5) as a pure state machine: it says which read comes next, is told when that has
-// completed, and accepts the bytes only if the slot was the same before and after. Knows no transport, clock or
-// thread. One-thread; scratch and buffer are borrowed until kDone.
+// The one-sided get of one key (DESIGN 5) as a pure state machine: it says which read comes next,
+// is told when that has completed, and accepts the bytes only if the slot was the same before and
+// after. Knows no transport, clock or thread. One-thread; scratch and buffer are borrowed until
+// kDone.
 //
-// The order that makes it right: the slot is read again only after the value's reads have completed; the driver must not
-// post kReadSlot before that, and this machine gives it no chance to.
+// The order that makes it right: the slot is read again only after the value's reads have
+// completed; the driver must not post kReadSlot before that, and this machine gives it no chance
+// to.
 class ValidatedRead {
  public:
   struct Request {
     Hash128 hash;
     uint16_t namespace_id = 0;
-    std::string_view key;       // borrowed
-    MutableByteSpan buffer;     // of the caller
-    bool allow_shorter = false; // else another length than the buffer's is kLengthMismatch
-    bool verify = true;         // compare the checksum
+    std::string_view key;        // borrowed
+    MutableByteSpan buffer;      // of the caller
+    bool allow_shorter = false;  // else another length than the buffer's is kLengthMismatch
+    bool verify = true;          // compare the checksum
   };
 
   enum class Next : uint8_t {
-    kReadBucket,   // 1 KiB at offset() of the index -> scratch.bucket
-    kReadExtent,   // head_bytes() at offset() of the data -> scratch.head, then value_bytes() behind it -> the buffer
-    kReadSlot,     // 64 B at offset() of the index -> scratch.slot
-    kAskServer,    // send a kLookup for the key, then OnLocation
+    kReadBucket,  // 1 KiB at offset() of the index -> scratch.bucket
+    kReadExtent,  // head_bytes() at offset() of the data -> scratch.head, then value_bytes() behind
+                  // it -> the buffer
+    kReadSlot,    // 64 B at offset() of the index -> scratch.slot
+    kAskServer,   // send a kLookup for the key, then OnLocation
     kDone,
   };
 
@@ -64,7 +69,8 @@ class ValidatedRead {
 
   // Begins, with a cached location or without.
   Next Start(const std::optional<CachedLocation>& cached);
-  // The read or the question that Next named has succeeded. (One that failed ends the get: its caller answers miss.)
+  // The read or the question that Next named has succeeded. (One that failed ends the get: its
+  // caller answers miss.)
   Next OnRead();
   Next OnLocation(const Location& location);
 
@@ -72,8 +78,8 @@ class ValidatedRead {
   uint64_t head_bytes() const { return ExtentHeadBytes(seen_.key_bytes); }
   uint64_t value_bytes() const { return seen_.value_bytes; }
 
-  // After kDone: kOk, kMiss, kLengthMismatch (value_bytes() says the stored length) or kCorrupt (a validated slot
-  // whose bytes fail the checksum; to be served as a miss and reported).
+  // After kDone: kOk, kMiss, kLengthMismatch (value_bytes() says the stored length) or kCorrupt (a
+  // validated slot whose bytes fail the checksum; to be served as a miss and reported).
   Code result() const { return result_; }
   // After kOk: for the location cache and touches.
   CachedLocation location() const { return {slot_offset_, seen_}; }

@@ -8,8 +8,8 @@
 
 namespace simm {
 
-// Where a key lives (DESIGN 3): h = XXH3_128(key, seed = XXH3_64(namespace name)); the shard of the key
-// map is the top 16 bits of h, the bucket inside a server comes from the low half, and h is the
+// Where a key lives (DESIGN 3): h = XXH3_128(key, seed = XXH3_64(namespace name)); the shard of the
+// key map is the top 16 bits of h, the bucket inside a server comes from the low half, and h is the
 // fingerprint in the slot.
 inline uint64_t NamespaceSeed(std::string_view namespace_name) {
   return Xxh3_64(AsBytes(namespace_name));

@@ -26,10 +26,14 @@ std::string ToString(const MapVersion& version) {
 
 std::string_view ServerStateName(ServerState state) {
   switch (state) {
-    case ServerState::kAlive: return "alive";
-    case ServerState::kSuspect: return "suspect";
-    case ServerState::kDead: return "dead";
-    case ServerState::kDraining: return "draining";
+    case ServerState::kAlive:
+      return "alive";
+    case ServerState::kSuspect:
+      return "suspect";
+    case ServerState::kDead:
+      return "dead";
+    case ServerState::kDraining:
+      return "draining";
   }
   return "unknown";
 }
@@ -69,7 +73,8 @@ Status RouteTable::Check() const {
   for (const auto& [id, name] : contents_.namespaces) {
     if (!ids.insert(id).second) return Contradiction(version, "a namespace id twice");
     if (name.empty() || name.size() > limits::kMaxNamespaceNameBytes) {
-      return Contradiction(version, "a namespace name of " + std::to_string(name.size()) + " bytes");
+      return Contradiction(version,
+                           "a namespace name of " + std::to_string(name.size()) + " bytes");
     }
   }
   if (by_namespace_.size() != ids.size()) return Contradiction(version, "a namespace name twice");
@@ -80,7 +85,8 @@ Status RouteTable::Check() const {
     for (const ServerId id : {owner.server, owner.source}) {
       if (id == kNoServer || id == known) continue;
       if (!by_id_.contains(id)) {
-        return Contradiction(version, "server " + std::to_string(id) + " owns shards, has no record");
+        return Contradiction(version,
+                             "server " + std::to_string(id) + " owns shards, has no record");
       }
       known = id;
     }

@@ -40,9 +40,9 @@ std::string_view ServerStateName(ServerState state);  // "alive", ...
 struct ServerRecord {
   ServerId id = kNoServer;
   std::string name;
-  Id128 pool_id;             // identity of the memory: survives a restart on the same pool
-  uint64_t incarnation = 0;  // grows with each start on that pool
-  Id128 boot_id;             // of the process
+  Id128 pool_id;                // identity of the memory: survives a restart on the same pool
+  uint64_t incarnation = 0;     // grows with each start on that pool
+  Id128 boot_id;                // of the process
   std::string control_address;  // "host:port" of gRPC
   std::string data_address;     // "host:port" of the tcp data port
   std::string zone;
@@ -62,7 +62,7 @@ struct ShardOwner {
 struct MapDiff {
   MapVersion from;
   MapVersion to;
-  std::vector<ServerRecord> servers;      // new or changed
+  std::vector<ServerRecord> servers;  // new or changed
   std::vector<ServerId> removed_servers;
   std::vector<std::pair<NamespaceId, std::string>> namespaces;  // new ones
   // Row of each changed shard: `replicas` owners each.
@@ -74,7 +74,8 @@ struct MapContents {
   uint32_t replicas = 1;
   std::vector<ServerRecord> servers;
   std::vector<std::pair<NamespaceId, std::string>> namespaces;
-  std::vector<ShardOwner> owners;  // kShards * replicas, row-major; all kNoServer when there is no server
+  std::vector<ShardOwner>
+      owners;  // kShards * replicas, row-major; all kNoServer when there is no server
 };
 
 // The key map: an immutable snapshot, shared by pointer between threads. key -> shard -> owners.

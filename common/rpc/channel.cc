@@ -33,39 +33,57 @@ ChannelCache& Cache() {
 
 grpc::StatusCode GrpcCodeOf(Code code) {
   switch (code) {
-    case Code::kOk: return grpc::StatusCode::OK;
-    case Code::kMiss: return grpc::StatusCode::NOT_FOUND;
-    case Code::kExists: return grpc::StatusCode::ALREADY_EXISTS;
+    case Code::kOk:
+      return grpc::StatusCode::OK;
+    case Code::kMiss:
+      return grpc::StatusCode::NOT_FOUND;
+    case Code::kExists:
+      return grpc::StatusCode::ALREADY_EXISTS;
     case Code::kInvalidArgument:
     case Code::kTooLarge:
-    case Code::kLengthMismatch: return grpc::StatusCode::INVALID_ARGUMENT;
-    case Code::kDeadlineExceeded: return grpc::StatusCode::DEADLINE_EXCEEDED;
-    case Code::kUnavailable: return grpc::StatusCode::UNAVAILABLE;
-    case Code::kBusy: return grpc::StatusCode::RESOURCE_EXHAUSTED;
+    case Code::kLengthMismatch:
+      return grpc::StatusCode::INVALID_ARGUMENT;
+    case Code::kDeadlineExceeded:
+      return grpc::StatusCode::DEADLINE_EXCEEDED;
+    case Code::kUnavailable:
+      return grpc::StatusCode::UNAVAILABLE;
+    case Code::kBusy:
+      return grpc::StatusCode::RESOURCE_EXHAUSTED;
     case Code::kWrongOwner:
     case Code::kLeaseGone:
     case Code::kWrongCluster:
-    case Code::kFailedPrecondition: return grpc::StatusCode::FAILED_PRECONDITION;
-    case Code::kCorrupt: return grpc::StatusCode::DATA_LOSS;
+    case Code::kFailedPrecondition:
+      return grpc::StatusCode::FAILED_PRECONDITION;
+    case Code::kCorrupt:
+      return grpc::StatusCode::DATA_LOSS;
     case Code::kProtocolError:
-    case Code::kInternal: return grpc::StatusCode::INTERNAL;
+    case Code::kInternal:
+      return grpc::StatusCode::INTERNAL;
   }
   return grpc::StatusCode::INTERNAL;
 }
 
 Code CodeOfGrpc(grpc::StatusCode code) {
   switch (code) {
-    case grpc::StatusCode::OK: return Code::kOk;
-    case grpc::StatusCode::DEADLINE_EXCEEDED: return Code::kDeadlineExceeded;
+    case grpc::StatusCode::OK:
+      return Code::kOk;
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+      return Code::kDeadlineExceeded;
     case grpc::StatusCode::UNAVAILABLE:
-    case grpc::StatusCode::CANCELLED: return Code::kUnavailable;
-    case grpc::StatusCode::RESOURCE_EXHAUSTED: return Code::kBusy;
-    case grpc::StatusCode::INVALID_ARGUMENT: return Code::kInvalidArgument;
+    case grpc::StatusCode::CANCELLED:
+      return Code::kUnavailable;
+    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+      return Code::kBusy;
+    case grpc::StatusCode::INVALID_ARGUMENT:
+      return Code::kInvalidArgument;
     case grpc::StatusCode::UNIMPLEMENTED:  // another kind of server, or an older one
     case grpc::StatusCode::INTERNAL:
-    case grpc::StatusCode::DATA_LOSS: return Code::kProtocolError;
-    case grpc::StatusCode::FAILED_PRECONDITION: return Code::kFailedPrecondition;
-    default: return Code::kInternal;
+    case grpc::StatusCode::DATA_LOSS:
+      return Code::kProtocolError;
+    case grpc::StatusCode::FAILED_PRECONDITION:
+      return Code::kFailedPrecondition;
+    default:
+      return Code::kInternal;
   }
 }
 
@@ -125,12 +143,13 @@ void RouteLibraryLogs() {
   static std::once_flag once;
   std::call_once(once, [] {
     // Protobuf complains once per malformed field: a peer could fill the log with it.
-    google::protobuf::SetLogHandler([](google::protobuf::LogLevel, const char*, int,
-                                       const std::string& line) {
-      SIMM_LOG_DEBUG("protobuf: {}", line);
-    });
+    google::protobuf::SetLogHandler(
+        [](google::protobuf::LogLevel, const char*, int, const std::string& line) {
+          SIMM_LOG_DEBUG("protobuf: {}", line);
+        });
     if (std::getenv("GRPC_VERBOSITY") != nullptr) return;  // somebody wants gRPC's own way
-    gpr_set_log_function([](gpr_log_func_args* line) { SIMM_LOG_DEBUG("grpc: {}", line->message); });
+    gpr_set_log_function(
+        [](gpr_log_func_args* line) { SIMM_LOG_DEBUG("grpc: {}", line->message); });
   });
 }
 

@@ -17,8 +17,8 @@ inline constexpr int kMaxUpdateBytes = 16 << 20;
 inline constexpr int kMaxRequestBytes = 64 << 10;
 inline constexpr int kMaxServerThreads = 256;
 
-// A channel to "host:port". Not connected yet; connects on the first call, gives an attempt 1 s, and
-// tries again 50 to 500 ms after a failure. No proxy from the environment.
+// A channel to "host:port". Not connected yet; connects on the first call, gives an attempt 1 s,
+// and tries again 50 to 500 ms after a failure. No proxy from the environment.
 std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address);
 
 // Channels of this process by address, kept while somebody uses them or was using them lately.
@@ -29,7 +29,8 @@ std::shared_ptr<grpc::Channel> SharedChannel(const std::string& address);
 grpc::Status ToGrpc(const Status& status);
 Status FromGrpc(const grpc::Status& status, const std::string& peer);
 
-// Sends the log lines of gRPC and protobuf to ours, at debug level. Once per process; cheap afterwards.
+// Sends the log lines of gRPC and protobuf to ours, at debug level. Once per process; cheap
+// afterwards.
 void RouteLibraryLogs();
 
 void SetDeadline(grpc::ClientContext& context, Duration timeout);

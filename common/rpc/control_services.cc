@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "common/routing/host_port.h"
+#include "common/base/host_port.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/convert.h"
 #include "common/rpc/map_stream.h"
@@ -44,29 +44,32 @@ class ManagerService final : public v1::Manager::Service {
 
   grpc::Status Register(grpc::ServerContext*, const v1::RegisterRequest* request,
                         v1::RegisterReply* reply) override {
-    return Serve(observer_, "Register", [&] { return handler_.Register(FromProto(*request)); },
-                 [&](const auto& value) { *reply = ToProto(value); });
+    return Serve(
+        observer_, "Register", [&] { return handler_.Register(FromProto(*request)); },
+        [&](const auto& value) { *reply = ToProto(value); });
   }
   grpc::Status Heartbeat(grpc::ServerContext*, const v1::HeartbeatRequest* request,
                          v1::HeartbeatReply* reply) override {
-    return Serve(observer_, "Heartbeat", [&] { return handler_.Heartbeat(FromProto(*request)); },
-                 [&](const auto& value) { *reply = ToProto(value); });
+    return Serve(
+        observer_, "Heartbeat", [&] { return handler_.Heartbeat(FromProto(*request)); },
+        [&](const auto& value) { *reply = ToProto(value); });
   }
   grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*,
                          v1::ClusterStatus* reply) override {
-    return Serve(observer_, "GetStatus", [&] { return handler_.GetStatus(); },
-                 [&](const auto& value) { *reply = ToProto(value); });
+    return Serve(
+        observer_, "GetStatus", [&] { return handler_.GetStatus(); },
+        [&](const auto& value) { *reply = ToProto(value); });
   }
   grpc::Status CreateNamespace(grpc::ServerContext*, const v1::CreateNamespaceRequest* request,
                                v1::CreateNamespaceReply* reply) override {
-    return Serve(observer_, "CreateNamespace",
-                 [&] { return handler_.CreateNamespace(request->name()); },
-                 [&](NamespaceId id) { reply->set_id(id); });
+    return Serve(
+        observer_, "CreateNamespace", [&] { return handler_.CreateNamespace(request->name()); },
+        [&](NamespaceId id) { reply->set_id(id); });
   }
   grpc::Status RemoveNode(grpc::ServerContext*, const v1::RemoveNodeRequest* request,
                           v1::RemoveNodeReply*) override {
-    return Serve(observer_, "RemoveNode",
-                 [&] { return handler_.RemoveNode(request->name()); }, nullptr);
+    return Serve(
+        observer_, "RemoveNode", [&] { return handler_.RemoveNode(request->name()); }, nullptr);
   }
 
  private:
@@ -81,14 +84,16 @@ class DataServerService final : public v1::DataServer::Service {
 
   grpc::Status Handshake(grpc::ServerContext* context, const v1::HandshakeRequest* request,
                          v1::HandshakeReply* reply) override {
-    return Serve(observer_, "Handshake",
-                 [&] { return handler_.Handshake(FromProto(*request), context->peer()); },
-                 [&](const auto& value) { *reply = ToProto(value); });
+    return Serve(
+        observer_, "Handshake",
+        [&] { return handler_.Handshake(FromProto(*request), context->peer()); },
+        [&](const auto& value) { *reply = ToProto(value); });
   }
   grpc::Status GetStatus(grpc::ServerContext*, const v1::GetServerStatusRequest*,
                          v1::NodeStatus* reply) override {
-    return Serve(observer_, "GetStatus", [&] { return handler_.GetStatus(); },
-                 [&](const auto& value) { *reply = ToProto(value); });
+    return Serve(
+        observer_, "GetStatus", [&] { return handler_.GetStatus(); },
+        [&](const auto& value) { *reply = ToProto(value); });
   }
 
  private:
@@ -99,8 +104,8 @@ class DataServerService final : public v1::DataServer::Service {
 // gRPC says only that it could not listen. Binding the address first gives the reason.
 Status CheckBindable(const HostPort& address) {
   const auto refused = [&](const std::string& reason) {
-    return Status(Code::kFailedPrecondition, "cannot listen on " + ToString(address) + ": " + reason +
-                                                 ". Choose another address with --listen");
+    return Status(Code::kFailedPrecondition, "cannot listen on " + ToString(address) + ": " +
+                                                 reason + ". Choose another address with --listen");
   };
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;

@@ -11,8 +11,8 @@
 #include "common/rpc/map_source.h"
 
 // The server side of the gRPC edge: a role implements a handler in plain structs and hosts it in a
-// ControlServer; it never sees generated code. Handlers are called from many threads at once and may
-// block for milliseconds.
+// ControlServer; it never sees generated code. Handlers are called from many threads at once and
+// may block for milliseconds.
 namespace simm::rpc {
 
 class ManagerHandler {
@@ -47,16 +47,16 @@ struct ControlServerOptions {
 // Hosts the control-plane services on one address. Threads: those of gRPC, at most 256.
 class ControlServer {
  public:
-  // kFailedPrecondition names the address, the reason and the flag --listen when the port is taken or
-  // may not be bound; kInvalidArgument when it is not an address.
+  // kFailedPrecondition names the address, the reason and the flag --listen when the port is taken
+  // or may not be bound; kInvalidArgument when it is not an address.
   static Result<std::unique_ptr<ControlServer>> Start(ControlServerOptions options);
   ~ControlServer();  // Shutdown(0)
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;
 
   uint16_t port() const;
-  // Accepts nothing new, lets calls in flight end for `grace`, then cancels them. Streams end at once.
-  // When it has returned no handler runs any more. May be called twice.
+  // Accepts nothing new, lets calls in flight end for `grace`, then cancels them. Streams end at
+  // once. When it has returned no handler runs any more. May be called twice.
   void Shutdown(Duration grace);
 
  private:

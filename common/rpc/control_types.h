@@ -7,8 +7,8 @@
 #include "common/base/ids.h"
 #include "common/routing/route_table.h"
 
-// What is said on the control plane, as plain structs: the form in which the three processes see it.
-// Protobuf is converted to and from these in common/rpc and nowhere else.
+// What is said on the control plane, as plain structs: the form in which the three processes see
+// it. Protobuf is converted to and from these in common/rpc and nowhere else.
 namespace simm::rpc {
 
 struct RegisterRequest {
@@ -56,7 +56,7 @@ struct HeartbeatRequest {
   ServerStats stats;
 };
 struct HeartbeatReply {
-  MapVersion map;           // the newest
+  MapVersion map;               // the newest
   bool register_again = false;  // the manager does not know this boot (any more)
 };
 
@@ -91,9 +91,9 @@ struct HandshakeReply {
   uint64_t incarnation = 0;
   Id128 boot_id;
   uint64_t session = 0;
-  std::string transport;   // chosen
-  std::string endpoint;    // opaque blob of that transport; tcp: "host:port"
-  uint64_t layout = 0;     // fingerprint of the pool's layout; 0 when not offered
+  std::string transport;  // chosen
+  std::string endpoint;   // opaque blob of that transport; tcp: "host:port"
+  uint64_t layout = 0;    // fingerprint of the pool's layout; 0 when not offered
   uint64_t max_value_bytes = 0;
   uint32_t session_timeout_ms = 0;
 };

@@ -3,8 +3,8 @@
 namespace simm::rpc {
 namespace {
 
-// A state that this version does not know is one of a newer version: the server is in the map, and the
-// rows say what it owns.
+// A state that this version does not know is one of a newer version: the server is in the map, and
+// the rows say what it owns.
 ServerState StateOf(int number) {
   const bool known = number >= v1::SERVER_STATE_ALIVE && number <= v1::SERVER_STATE_DRAINING;
   return known ? static_cast<ServerState>(number) : ServerState::kAlive;

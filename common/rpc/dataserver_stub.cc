@@ -1,6 +1,6 @@
 #include "common/rpc/dataserver_stub.h"
 
-#include "common/routing/host_port.h"
+#include "common/base/host_port.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/convert.h"
 #include "proto/dataserver.grpc.pb.h"

@@ -10,8 +10,8 @@ namespace simm::rpc {
 
 // Calls to one data server's control address ("host:port"). They block, and end within `timeout`:
 // kUnavailable (nobody there), kDeadlineExceeded, kInvalidArgument (not an address), or what the
-// server said (kWrongCluster, kWrongOwner, kFailedPrecondition). Thread-safe. Connections are kept and
-// shared by the process.
+// server said (kWrongCluster, kWrongOwner, kFailedPrecondition). Thread-safe. Connections are kept
+// and shared by the process.
 Result<HandshakeReply> Handshake(const std::string& address, const HandshakeRequest& request,
                                  Duration timeout);
 // Record, map, stats and version of the server; `shards` by its own map, `silent_ms` zero.

@@ -2,7 +2,7 @@
 
 #include <atomic>
 
-#include "common/routing/host_port.h"
+#include "common/base/host_port.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/convert.h"
 #include "proto/manager.grpc.pb.h"
@@ -19,7 +19,8 @@ struct ManagerStub::Impl {
 
   // `method` of the generated stub, at one address after the other.
   template <typename Request, typename Reply>
-  Status Call(grpc::Status (v1::Manager::Stub::*method)(grpc::ClientContext*, const Request&, Reply*),
+  Status Call(grpc::Status (v1::Manager::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                        Reply*),
               const Request& request, Duration timeout, Reply& reply) {
     const Instant deadline = MonotonicClock::Get().Now() + timeout;
     const size_t first = last_good.load(std::memory_order_relaxed);
@@ -45,7 +46,8 @@ struct ManagerStub::Impl {
 ManagerStub::ManagerStub(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ManagerStub::~ManagerStub() = default;
 
-Result<std::unique_ptr<ManagerStub>> ManagerStub::Create(const std::vector<std::string>& addresses) {
+Result<std::unique_ptr<ManagerStub>> ManagerStub::Create(
+    const std::vector<std::string>& addresses) {
   if (addresses.empty()) {
     return Status(Code::kInvalidArgument, "no address of a manager is given");
   }
@@ -59,8 +61,7 @@ Result<std::unique_ptr<ManagerStub>> ManagerStub::Create(const std::vector<std::
 
 Result<RegisterReply> ManagerStub::Register(const RegisterRequest& request, Duration timeout) {
   v1::RegisterReply reply;
-  SIMM_RETURN_IF_ERROR(
-      impl_->Call(&v1::Manager::Stub::Register, ToProto(request), timeout, reply));
+  SIMM_RETURN_IF_ERROR(impl_->Call(&v1::Manager::Stub::Register, ToProto(request), timeout, reply));
   return FromProto(reply);
 }
 
@@ -82,8 +83,7 @@ Result<NamespaceId> ManagerStub::CreateNamespace(const std::string& name, Durati
   v1::CreateNamespaceRequest request;
   request.set_name(name);
   v1::CreateNamespaceReply reply;
-  SIMM_RETURN_IF_ERROR(
-      impl_->Call(&v1::Manager::Stub::CreateNamespace, request, timeout, reply));
+  SIMM_RETURN_IF_ERROR(impl_->Call(&v1::Manager::Stub::CreateNamespace, request, timeout, reply));
   if (reply.id() >= limits::kMaxNamespaces) {
     return Status(Code::kProtocolError, "the manager answered a namespace id beyond 16 bits");
   }

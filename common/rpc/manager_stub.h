@@ -11,9 +11,9 @@
 namespace simm::rpc {
 
 // A narrow client of the manager. Tries its addresses in turn, beginning with the one that answered
-// last; a call ends within its timeout, whatever the addresses do. An address that cannot be reached
-// (kUnavailable, or no answer in its share of the time) passes the call on to the next one; every
-// other answer is the call's. All calls are idempotent. Thread-safe; calls block.
+// last; a call ends within its timeout, whatever the addresses do. An address that cannot be
+// reached (kUnavailable, or no answer in its share of the time) passes the call on to the next one;
+// every other answer is the call's. All calls are idempotent. Thread-safe; calls block.
 class ManagerStub {
  public:
   // kInvalidArgument: no address, or one that is not host:port.

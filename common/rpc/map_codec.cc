@@ -52,8 +52,8 @@ ShardOwner OwnerAt(const Message& message, int index) {
   return {message.owners(index), message.sources_size() == 0 ? kNoServer : message.sources(index)};
 }
 
-// Lengths of the runs of equal rows; empty when they would cost more than they save, which is so with
-// two servers and more: the runs are then 1 to 2 rows long.
+// Lengths of the runs of equal rows; empty when they would cost more than they save, which is so
+// with two servers and more: the runs are then 1 to 2 rows long.
 std::vector<uint32_t> RunLengths(const RouteTable& table) {
   std::vector<uint32_t> lengths;
   for (uint32_t shard = 0; shard < limits::kShards; ++shard) {
@@ -93,8 +93,7 @@ Result<MapUpdate> SnapshotFromProto(const v1::MapSnapshot& message) {
     }
     for (uint32_t repeat = 0; repeat < length; ++repeat) {
       for (uint32_t i = 0; i < contents.replicas; ++i) {
-        contents.owners.push_back(
-            OwnerAt(message, static_cast<int>(row * contents.replicas + i)));
+        contents.owners.push_back(OwnerAt(message, static_cast<int>(row * contents.replicas + i)));
       }
     }
   }
@@ -207,7 +206,8 @@ Result<MapUpdate> FromProto(const v1::MapUpdate& message) {
     case v1::MapUpdate::kUpToDate:
       update.up_to_date = std::make_unique<MapVersion>(FromProto(message.up_to_date()));
       break;
-    case v1::MapUpdate::UPDATE_NOT_SET: return Malformed("of a kind that this version does not know");
+    case v1::MapUpdate::UPDATE_NOT_SET:
+      return Malformed("of a kind that this version does not know");
   }
   update.from_manager = message.from_manager();
   return update;

@@ -8,8 +8,8 @@ namespace {
 bool IsNews(const std::shared_ptr<const RouteTable>& held,
             const std::shared_ptr<const RouteTable>& offered) {
   if (offered == nullptr) return false;
-  return held == nullptr || (MayReplace(held->version(), offered->version()) &&
-                             held->version() != offered->version());
+  return held == nullptr ||
+         (MayReplace(held->version(), offered->version()) && held->version() != offered->version());
 }
 
 }  // namespace

@@ -23,8 +23,8 @@ class MapSource {
   virtual bool FromManager() const = 0;
   // Newest table for that kind of watcher; nullptr while there is none.
   virtual std::shared_ptr<const RouteTable> Current(WatcherKind kind) const = 0;
-  // Calls `sink` with the current table, if there is one, before it returns, then with each newer one,
-  // one call at a time. After Unsubscribe has returned, `sink` is not called any more.
+  // Calls `sink` with the current table, if there is one, before it returns, then with each newer
+  // one, one call at a time. After Unsubscribe has returned, `sink` is not called any more.
   virtual uint64_t Subscribe(WatcherKind kind, Sink sink) = 0;
   virtual void Unsubscribe(uint64_t token) = 0;
 };

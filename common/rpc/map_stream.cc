@@ -46,10 +46,10 @@ grpc::ByteBuffer UpdateCache::UpToDate(const MapVersion& version) const {
 }
 
 grpc::ByteBuffer UpdateCache::Update(const RouteTable* sent, const RouteTable& newest) {
-  const bool snapshot =
-      sent == nullptr || !sent->version().SameCluster(newest.version()) ||
-      sent->replicas() != newest.replicas() || sent->version().term != newest.version().term ||
-      newest.version().epoch - sent->version().epoch > limits::kWatchQueueUpdates;
+  const bool snapshot = sent == nullptr || !sent->version().SameCluster(newest.version()) ||
+                        sent->replicas() != newest.replicas() ||
+                        sent->version().term != newest.version().term ||
+                        newest.version().epoch - sent->version().epoch > limits::kWatchQueueUpdates;
   const MapVersion from = snapshot ? MapVersion{} : sent->version();
   MutexLock lock(mutex_);
   for (const Entry& entry : entries_) {
@@ -65,15 +65,15 @@ grpc::ByteBuffer UpdateCache::Update(const RouteTable* sent, const RouteTable& n
 }
 
 // One watcher. gRPC owns its life: it deletes itself in OnDone, after the last reaction. Writes and
-// Finish are started under the mutex, so that none follows Finish; gRPC runs their reactions later, on
-// its own threads, never inside these calls.
+// Finish are started under the mutex, so that none follows Finish; gRPC runs their reactions later,
+// on its own threads, never inside these calls.
 class MapStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   explicit MapStream(MapServiceHost& host) : host_(host) {}
 
   void Begin(const v1::WatchRequest& request) {
-    const WatcherKind kind = request.kind() == v1::WATCHER_KIND_SERVER ? WatcherKind::kServer
-                                                                       : WatcherKind::kClient;
+    const WatcherKind kind =
+        request.kind() == v1::WATCHER_KIND_SERVER ? WatcherKind::kServer : WatcherKind::kClient;
     const MapVersion held = request.has_held() ? FromProto(request.held()) : MapVersion{};
     const std::shared_ptr<const RouteTable> current = host_.source_.Current(kind);
     if (current == nullptr) {

@@ -14,8 +14,8 @@
 // Inside common/rpc only: the serving side of WatchMap.
 namespace simm::rpc {
 
-// Updates in wire form. Ten thousand watchers get the same few: each is built once, and gRPC shares the
-// bytes by reference count. Thread-safe.
+// Updates in wire form. Ten thousand watchers get the same few: each is built once, and gRPC shares
+// the bytes by reference count. Thread-safe.
 class UpdateCache {
  public:
   explicit UpdateCache(bool from_manager) : from_manager_(from_manager) {}
@@ -39,8 +39,9 @@ class UpdateCache {
 
 class MapStream;
 
-// MapService over a MapSource. A stream holds the table it sent last and the newest one: a slow watcher
-// costs no queue, it skips epochs. Raw (bytes) so that the cache can be shared. Thread-safe.
+// MapService over a MapSource. A stream holds the table it sent last and the newest one: a slow
+// watcher costs no queue, it skips epochs. Raw (bytes) so that the cache can be shared.
+// Thread-safe.
 class MapServiceHost final
     : public v1::MapService::WithRawCallbackMethod_WatchMap<v1::MapService::Service> {
  public:

@@ -8,7 +8,7 @@
 #include "common/base/log.h"
 #include "common/base/mutex.h"
 #include "common/base/random.h"
-#include "common/routing/host_port.h"
+#include "common/base/host_port.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/convert.h"
 #include "proto/map.grpc.pb.h"
@@ -46,11 +46,14 @@ std::string Join(const std::vector<std::string>& addresses) {
 // each wait has a deadline and Stop can end it.
 struct MapWatcher::Impl {
   explicit Impl(MapWatcherOptions given)
-      : options(std::move(given)), random(OsEntropy()), refusals(10s), addresses(options.addresses) {}
+      : options(std::move(given)),
+        random(OsEntropy()),
+        refusals(10s),
+        addresses(options.addresses) {}
 
   const MapWatcherOptions options;
-  Random random;        // of the thread
-  LogLimiter refusals;  // of the log lines about refused maps
+  Random random;               // of the thread
+  LogLimiter refusals;         // of the log lines about refused maps
   bool want_snapshot = false;  // of the thread: the last stream had a gap
   bool saw_update = false;     // of the thread: the last stream gave something
 

@@ -17,21 +17,23 @@ struct MapWatcherOptions {
   std::vector<std::string> addresses;
   WatcherKind kind = WatcherKind::kClient;
   ServerId server = kNoServer;  // of a data server that watches
-  // When no address answers, ask the data servers of the map in hand. Off for a data server: the map
-  // that counts for it is the manager's.
+  // When no address answers, ask the data servers of the map in hand. Off for a data server: the
+  // map that counts for it is the manager's.
   bool ask_servers = true;
-  // Called on the watcher's thread with each newer table, ascending; may block the watcher, must not
-  // destroy or stop it.
+  // Called on the watcher's thread with each newer table, ascending; may block the watcher, must
+  // not destroy or stop it.
   std::function<void(std::shared_ptr<const RouteTable>)> on_table;
 };
 
-// Keeps the newest key map of a cluster: one stream to one of its addresses, diffs applied, a snapshot
-// after a gap. Refuses a lower (term, epoch) and another cluster's map (logged, at most once in 10 s).
-// A stream that breaks is opened again at the next address, with full jitter from 50 ms to 1 s; served
-// by a data server, it looks for a manager again after about 10 s. Owns one thread. Thread-safe.
+// Keeps the newest key map of a cluster: one stream to one of its addresses, diffs applied, a
+// snapshot after a gap. Refuses a lower (term, epoch) and another cluster's map (logged, at most
+// once in 10 s). A stream that breaks is opened again at the next address, with full jitter from 50
+// ms to 1 s; served by a data server, it looks for a manager again after about 10 s. Owns one
+// thread. Thread-safe.
 class MapWatcher {
  public:
-  // kInvalidArgument: no address, or one that is not host:port. Returns before anything is connected.
+  // kInvalidArgument: no address, or one that is not host:port. Returns before anything is
+  // connected.
   static Result<std::unique_ptr<MapWatcher>> Start(MapWatcherOptions options);
   ~MapWatcher();  // Stop()
   MapWatcher(const MapWatcher&) = delete;
@@ -39,8 +41,8 @@ class MapWatcher {
 
   // Newest table; nullptr before the first.
   std::shared_ptr<const RouteTable> Current() const;
-  // The newest table, at once if there is one. kUnavailable names the addresses and the last error when
-  // none came in time. The first map that comes decides the cluster.
+  // The newest table, at once if there is one. kUnavailable names the addresses and the last error
+  // when none came in time. The first map that comes decides the cluster.
   Result<std::shared_ptr<const RouteTable>> WaitForMap(Duration timeout) const;
   // Whether a stream is up, and to whom ("" if none): for status and /readyz.
   std::string ConnectedTo() const;

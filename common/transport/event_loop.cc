@@ -12,7 +12,8 @@
 
 namespace simm::transport {
 
-EventLoop::EventLoop() : epoll_fd_(epoll_create1(EPOLL_CLOEXEC)), wake_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+EventLoop::EventLoop()
+    : epoll_fd_(epoll_create1(EPOLL_CLOEXEC)), wake_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
   SIMM_CHECK(epoll_fd_ >= 0 && wake_fd_ >= 0, "no descriptor for an event loop: raise ulimit -n");
   epoll_event event{};
   event.events = EPOLLIN;
@@ -28,7 +29,8 @@ EventLoop::~EventLoop() {
 void EventLoop::Watch(int fd, short events, Handler handler) {
   watched_[fd] = {events, std::make_shared<Handler>(std::move(handler))};
   epoll_event event{};
-  event.events = static_cast<uint32_t>(events);  // POLLIN and POLLOUT have the same values as EPOLLIN, EPOLLOUT
+  event.events = static_cast<uint32_t>(
+      events);  // POLLIN and POLLOUT have the same values as EPOLLIN, EPOLLOUT
   event.data.fd = fd;
   SIMM_CHECK(epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) == 0, "epoll_ctl");
 }

@@ -12,8 +12,9 @@
 
 namespace simm::transport {
 
-// epoll(7) in a class: calls back when descriptors are ready, runs posted tasks and a tick. One thread calls Run;
-// Watch, Change and Forget belong to that thread (or to anybody before Run); Post and Stop to any thread.
+// epoll(7) in a class: calls back when descriptors are ready, runs posted tasks and a tick. One
+// thread calls Run; Watch, Change and Forget belong to that thread (or to anybody before Run); Post
+// and Stop to any thread.
 class EventLoop {
  public:
   using Handler = std::function<void(uint32_t poll_events)>;

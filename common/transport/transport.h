@@ -14,31 +14,31 @@
 #include "common/base/clock.h"
 #include "common/base/status.h"
 
-// The shelf on which the transports stand as siblings (tcp, sim; verbs, shm and chaos come as further
-// ones): one contract, one contract suite (tests/contract). It knows neither gRPC nor keys.
+// The shelf on which the transports stand as siblings (tcp, sim; verbs, shm and chaos come as
+// further ones): one contract, one contract suite (tests/contract). It knows neither gRPC nor keys.
 //
 // The law of ownership: after Post, the memory that a WorkItem names belongs to the transport until
-// that item's completion, which arrives exactly once, even when the peer dies. Receivers lend memory
-// for arriving payload in the same way: until OnMessageEnd or OnClosed.
+// that item's completion, which arrives exactly once, even when the peer dies. Receivers lend
+// memory for arriving payload in the same way: until OnMessageEnd or OnClosed.
 //
 // Ordering: items of one connection start in the order posted. A message arrives after all messages
 // posted before it. The receipt of a message proves that Writes posted before it on the same
-// connection are placed. Nothing orders a Read against another Read: whoever needs that waits for the
-// first one's completion. See README.md in this folder.
+// connection are placed. Nothing orders a Read against another Read: whoever needs that waits for
+// the first one's completion. See README.md in this folder.
 namespace simm::transport {
 
 struct Capabilities {
-  bool one_sided = false;          // Read and Write without the peer's CPU
-  bool payload = false;            // messages may carry payload straight between memories
-  size_t max_message_bytes = 0;    // of a body
-  bool needs_registration = false; // local memory of one-sided items must be registered
+  bool one_sided = false;           // Read and Write without the peer's CPU
+  bool payload = false;             // messages may carry payload straight between memories
+  size_t max_message_bytes = 0;     // of a body
+  bool needs_registration = false;  // local memory of one-sided items must be registered
 };
 
 // What peers may do with registered memory; a set of bits.
 enum Access : uint8_t { kLocalOnly = 0, kRemoteRead = 1, kRemoteWrite = 2 };
 
-// Memory of the peer: a list of chunks, in ascending offset without gaps; an access that crosses chunks is
-// split by the transport.
+// Memory of the peer: a list of chunks, in ascending offset without gaps; an access that crosses
+// chunks is split by the transport.
 struct RemoteChunk {
   uint64_t offset = 0;
   uint64_t length = 0;
@@ -48,7 +48,8 @@ struct RemoteRegion {
   std::vector<RemoteChunk> chunks;
 };
 
-// Registered local memory. Deregisters on destruction; the transport that issued it must outlive it.
+// Registered local memory. Deregisters on destruction; the transport that issued it must outlive
+// it.
 class LocalRegion {
  public:
   virtual ~LocalRegion() = default;
@@ -76,8 +77,9 @@ class Completion {
   virtual void OnComplete(const Status& status) = 0;
 };
 
-// Sees payload bytes in order while they are warm in the cache: to hash them. For outgoing payload, each
-// piece just before it is handed to the network; the value of Trailer is sent behind the payload.
+// Sees payload bytes in order while they are warm in the cache: to hash them. For outgoing payload,
+// each piece just before it is handed to the network; the value of Trailer is sent behind the
+// payload.
 class PayloadTap {
  public:
   virtual ~PayloadTap() = default;
@@ -94,10 +96,10 @@ struct Message {
 
 enum class Op : uint8_t { kRead, kWrite, kSend };
 
-// One piece of work. For kRead and kWrite: `local` (the array is copied by Post, the memory is lent) from or
-// to remote_offset of *remote, which must outlive the completion.
-// completion == nullptr: covered by the next item of the same Post that has one (selective signalling):
-// its success proves this one's, and this one's failure fails it. The last item must have one.
+// One piece of work. For kRead and kWrite: `local` (the array is copied by Post, the memory is
+// lent) from or to remote_offset of *remote, which must outlive the completion. completion ==
+// nullptr: covered by the next item of the same Post that has one (selective signalling): its
+// success proves this one's, and this one's failure fails it. The last item must have one.
 struct WorkItem {
   Op op = Op::kSend;
   std::span<const MutableSegment> local;
@@ -107,15 +109,16 @@ struct WorkItem {
   Completion* completion = nullptr;
 };
 
-// Where arriving payload goes: up to four segments, filled in order; what does not fit is discarded.
+// Where arriving payload goes: up to four segments, filled in order; what does not fit is
+// discarded.
 struct PayloadTarget {
   static constexpr size_t kMaxSegments = 4;
   MutableSegment segments[kMaxSegments];
   size_t count = 0;
 };
 
-// The reader's side of a connection. All calls come from Progress, one at a time, except OnClosed, which
-// may come from Close as well.
+// The reader's side of a connection. All calls come from Progress, one at a time, except OnClosed,
+// which may come from Close as well.
 class Receiver {
  public:
   virtual ~Receiver() = default;
@@ -126,21 +129,22 @@ class Receiver {
   virtual void OnPayload(ByteSpan landed) { (void)landed; }
   // The message is complete. The lent memory is the receiver's again.
   virtual void OnMessageEnd(uint64_t request_id, std::optional<uint64_t> trailer) = 0;
-  // No further call follows. Called exactly once. A message that was under way is lost: memory lent to
-  // it is the receiver's again. kUnavailable: the peer is gone; kProtocolError: it spoke garbage.
+  // No further call follows. Called exactly once. A message that was under way is lost: memory lent
+  // to it is the receiver's again. kUnavailable: the peer is gone; kProtocolError: it spoke
+  // garbage.
   virtual void OnClosed(const Status& why) = 0;
 };
 
 // What Progress and Post have done, for tests and metrics.
 struct ConnectionCounters {
-  uint64_t work_requests = 0;   // items handed to the network
-  uint64_t doorbells = 0;       // Post calls that handed over at least one
+  uint64_t work_requests = 0;  // items handed to the network
+  uint64_t doorbells = 0;      // Post calls that handed over at least one
   uint64_t completions = 0;
   uint64_t messages_in = 0;
   uint64_t messages_out = 0;
   uint64_t bytes_in = 0;
   uint64_t bytes_out = 0;
-  uint64_t bytes_copied = 0;    // of payload, in user space
+  uint64_t bytes_copied = 0;  // of payload, in user space
   uint64_t system_calls = 0;
 };
 
@@ -150,8 +154,8 @@ struct SessionTag {
   uint64_t incarnation = 0;
 };
 
-// A lane to one peer. Thread-compatible: its owner serialises all calls. Nothing happens but in Post,
-// Progress and Close; whoever waits polls PollFd for PollEvents and calls Progress.
+// A lane to one peer. Thread-compatible: its owner serialises all calls. Nothing happens but in
+// Post, Progress and Close; whoever waits polls PollFd for PollEvents and calls Progress.
 class Connection {
  public:
   virtual ~Connection() = default;  // closes
@@ -160,21 +164,25 @@ class Connection {
   // Once, before anything else: who hears what arrives. Borrowed; must outlive the connection.
   virtual void Start(Receiver* receiver) = 0;
   // All items under one doorbell. Refused as a whole (nothing is posted, no completion comes) with
-  // kInvalidArgument (a body too long, an op without its capability, a range outside the region) or
+  // kInvalidArgument (a body too long, an op without its capability, a range outside the region),
+  // kFailedPrecondition (an accepted lane whose peer has not spoken yet: its tag is not known) or
   // kUnavailable (closed).
   virtual Status Post(std::span<const WorkItem> items) = 0;
   // Moves what can be moved without waiting; false once closed.
   virtual bool Progress() = 0;
-  // For poll(2): a descriptor, and POLLIN | POLLOUT as wanted now. -1: call Progress again and again.
+  // For poll(2): a descriptor, and POLLIN | POLLOUT as wanted now. -1: call Progress again and
+  // again.
   virtual int PollFd() const = 0;
   virtual short PollEvents() const = 0;
-  // Back-pressure: while paused no further message is begun. Progress must be called after resuming.
+  // Back-pressure: while paused no further message is begun. Progress must be called after
+  // resuming.
   virtual void PauseReceive(bool paused) = 0;
-  // Takes back the memory lent to the payload that is arriving now, if any: the rest of it is discarded. For a receiver
-  // that has run out of time; after it returns the transport does not touch that memory.
+  // Takes back the memory lent to the payload that is arriving now, if any: the rest of it is
+  // discarded. For a receiver that has run out of time; after it returns the transport does not
+  // touch that memory.
   virtual void DiscardPayload() = 0;
-  // Fails what is under way with kUnavailable (completions, OnClosed) and lets go of the network. After
-  // it returns nothing touches lent memory. Idempotent.
+  // Fails what is under way with kUnavailable (completions, OnClosed) and lets go of the network.
+  // After it returns nothing touches lent memory. Idempotent.
   virtual void Close() = 0;
   virtual bool closed() const = 0;
   virtual std::string PeerName() const = 0;  // "127.0.0.1:4711", for people
@@ -183,7 +191,8 @@ class Connection {
   virtual const ConnectionCounters& counters() const = 0;
 };
 
-// The check of a new peer's tag, made on its first frame. Called on the thread that drives the connection.
+// The check of a new peer's tag, made on its first frame. Called on the thread that drives the
+// connection.
 using SessionCheck = std::function<Status(const SessionTag&)>;
 
 // Takes connections from peers. Thread-compatible.
@@ -202,15 +211,18 @@ class Transport {
   virtual ~Transport() = default;
   virtual std::string_view name() const = 0;  // "tcp"
   virtual const Capabilities& capabilities() const = 0;
-  // kInvalidArgument: empty memory. kUnavailable: the system refuses (limits); the message says which and the mend.
+  // kInvalidArgument: empty memory. kUnavailable: the system refuses (limits); the message says
+  // which and the mend.
   virtual Result<std::unique_ptr<LocalRegion>> Register(MutableByteSpan memory, uint8_t access) = 0;
-  // Opens a lane to `endpoint` (the peer acceptor's Address, or the blob of the handshake), waiting until `timeout`
-  // at the latest. kUnavailable: nobody there, or the time ran out; kInvalidArgument: not an endpoint.
+  // Opens a lane to `endpoint` (the peer acceptor's Address, or the blob of the handshake), waiting
+  // until `timeout` at the latest. kUnavailable: nobody there, or the time ran out;
+  // kInvalidArgument: not an endpoint.
   virtual Result<std::unique_ptr<Connection>> Connect(const std::string& endpoint, SessionTag tag,
                                                       Duration timeout) = 0;
-  // Waits for peers at `endpoint`. kUnavailable: it is taken; the message names `flag`, the option to change.
-  virtual Result<std::unique_ptr<Acceptor>> Listen(const std::string& endpoint, const std::string& flag,
-                                                   SessionCheck check) = 0;
+  // Waits for peers at `endpoint`. kUnavailable: it is taken; the message names `flag`, the option
+  // to change.
+  virtual Result<std::unique_ptr<Acceptor>> Listen(const std::string& endpoint,
+                                                   const std::string& flag, SessionCheck check) = 0;
 };
 
 }  // namespace simm::transport

@@ -119,18 +119,19 @@ Result<std::optional<DurableState>> FileStore::Load() {
   if (state.code() != Code::kCorrupt) {
     return Status(state.code(), "the state file " + path_ + ": " + state.status().message());
   }
-  return Status(Code::kFailedPrecondition,
-                "the state file " + path_ + " is damaged: " + state.status().message() +
-                    ". Restore it from a backup, or start with an empty --state directory to begin a "
-                    "new cluster (data servers then must be restarted)");
+  return Status(
+      Code::kFailedPrecondition,
+      "the state file " + path_ + " is damaged: " + state.status().message() +
+          ". Restore it from a backup, or start with an empty --state directory to begin a "
+          "new cluster (data servers then must be restarted)");
 }
 
 Status FileStore::Save(const DurableState& state) {
   const std::string bytes = EncodeState(state);
   const auto failed = [&](const Status& why) {
     unlinkat(directory_fd_, kTemporaryFile, 0);  // gives its blocks back where the disk is full
-    return Status(Code::kUnavailable, "the state cannot be saved in " + directory_ + ": " +
-                                          why.message());
+    return Status(Code::kUnavailable,
+                  "the state cannot be saved in " + directory_ + ": " + why.message());
   };
   Fd file(openat(directory_fd_, kTemporaryFile, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   if (file.get() < 0) return failed(IoError("open", errno));

@@ -8,8 +8,8 @@
 namespace simm::manager {
 
 // A Store of one file in a directory of its own, replaced as a whole: written beside it, synced,
-// renamed, directory synced. Locks the directory for its lifetime, so that two managers cannot write
-// to one store. One thread at a time.
+// renamed, directory synced. Locks the directory for its lifetime, so that two managers cannot
+// write to one store. One thread at a time.
 class FileStore final : public Store {
  public:
   // Creates the directory where it is missing. kFailedPrecondition: another manager has it, or it

@@ -10,8 +10,8 @@
 namespace simm::manager {
 namespace {
 
-constexpr uint64_t kMagic = std::bit_cast<uint64_t>(std::array<char, 8>{
-    'S', 'I', 'M', 'M', 'S', 'T', 'A', 'T'});
+constexpr uint64_t kMagic =
+    std::bit_cast<uint64_t>(std::array<char, 8>{'S', 'I', 'M', 'M', 'S', 'T', 'A', 'T'});
 constexpr uint32_t kFormat = 1;
 constexpr size_t kHeaderBytes = 24;
 constexpr size_t kCrcStart = 12;  // behind magic and CRC
@@ -19,10 +19,8 @@ constexpr size_t kCrcStart = 12;  // behind magic and CRC
 class Out {
  public:
   template <typename T>
-    requires std::is_integral_v<T>
-  void Put(T value) {
-    bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
-  }
+  requires std::is_integral_v<T>
+  void Put(T value) { bytes_.append(reinterpret_cast<const char*>(&value), sizeof value); }
   void Put(const Id128& id) {
     Put(id.high);
     Put(id.low);

@@ -8,8 +8,8 @@
 
 namespace simm::manager {
 
-// The bytes of a state file: a header {magic, CRC-32C of all that follows, format version, length}, then
-// the state in fixed little-endian fields.
+// The bytes of a state file: a header {magic, CRC-32C of all that follows, format version, length},
+// then the state in fixed little-endian fields.
 std::string EncodeState(const DurableState& state);
 // kCorrupt: cut short, changed, or contradicting itself. kFailedPrecondition: a newer format.
 Result<DurableState> DecodeState(std::string_view bytes);

@@ -97,8 +97,13 @@ class Simulation {
     if (random_.OneIn(8)) Any().cut_off = false;
     if (random_.OneIn(25)) members_.reset();  // killed; what was saved stays
     if (!members_.has_value() && random_.OneIn(3)) StartManager();
-    if (random_.OneIn(30)) clock_.Advance(Duration(random_.Below(30) * 1s));  // paused
+    if (random_.OneIn(30)) Pause(Duration(random_.Below(30) * 1s));
     disk_fails_ = random_.OneIn(10);
+  }
+  // The manager's process does not run, but time does: as a start, for what it may conclude.
+  void Pause(Duration time) {
+    clock_.Advance(time);
+    if (time > MembershipOptions{}.suspect) manager_started_ = clock_.Now();
   }
   void Restart(SimServer& server) {
     server.running = true;
@@ -137,7 +142,7 @@ class Simulation {
     const std::vector<std::string> dead = members_->BuryTheDead(clock_.Now(), draft);
     if (!dead.empty()) {
       EXPECT_GE(clock_.Now() - manager_started_, members_->options().dead)
-          << dead[0] << " is declared dead right after a start of the manager";
+          << dead[0] << " is declared dead right after a start or pause of the manager";
     }
     for (const std::string& name : dead) {
       for (const SimServer& server : servers_) {
@@ -175,7 +180,8 @@ class Simulation {
   }
 
   // Save, commit and publish, with all that can go wrong in between.
-  void Finish(Membership::Draft draft, const std::vector<std::pair<SimServer*, ServerId>>& registered) {
+  void Finish(Membership::Draft draft,
+              const std::vector<std::pair<SimServer*, ServerId>>& registered) {
     if (draft.changed) {
       Membership::Seal(draft);
       if (disk_fails_) return;
@@ -218,8 +224,7 @@ class Simulation {
       const uint32_t load = table.value()->ShardsOf(server.id);
       owned += load;
       const bool alive = server.state == ServerState::kAlive;
-      const double fair =
-          alive ? limits::kShards * static_cast<double>(server.weight) / total : -1;
+      const double fair = alive ? limits::kShards * static_cast<double>(server.weight) / total : -1;
       EXPECT_LE(load, std::max(1.05 * fair, fair + 1)) << server.name << (alive ? "" : ", dead");
     }
     EXPECT_EQ(owned, limits::kShards) << "shards without an owner while a server is alive";

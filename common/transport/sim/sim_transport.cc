@@ -24,8 +24,8 @@ constexpr size_t kPieceBytes = 64;
 
 }  // namespace
 
-// A peer's memory may change between two pieces and is then torn by design: copied with relaxed atomic words where both
-// sides are aligned, so that ThreadSanitizer agrees, else bytewise.
+// A peer's memory may change between two pieces and is then torn by design: copied with relaxed
+// atomic words where both sides are aligned, so that ThreadSanitizer agrees, else bytewise.
 void CopyPiece(std::byte* to, const std::byte* from, size_t size) {
   const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 8 == 0; };
   if (size % 8 == 0 && aligned(to) && aligned(from)) {
@@ -89,7 +89,8 @@ class SimConnection final : public Connection {
   };
 
   Status CheckItem(const WorkItem& item) const;
-  Result<std::byte*> RemoteAt(const RemoteRegion& region, uint64_t offset, size_t size, uint8_t access) const;
+  Result<std::byte*> RemoteAt(const RemoteRegion& region, uint64_t offset, size_t size,
+                              uint8_t access) const;
   void StepOneSided(Work& work);
   void StepSend(Work& work);
   void Finish(const Status& status);
@@ -138,6 +139,7 @@ Status SimConnection::CheckItem(const WorkItem& item) const {
 
 Status SimConnection::Post(std::span<const WorkItem> items) {
   if (closed_ || peer_left_) return Status(Code::kUnavailable, "connection is closed");
+  if (check_) return Status(Code::kFailedPrecondition, "the peer has not spoken yet");
   if (items.empty()) return Status::Ok();
   for (const WorkItem& item : items) SIMM_RETURN_IF_ERROR(CheckItem(item));
   if (items.back().completion == nullptr) {
@@ -180,7 +182,8 @@ void SimConnection::StepOneSided(Work& work) {
     const uint64_t at = work.item.remote_offset + work.done;
     size_t n = std::min<uint64_t>(s.size - skip, kPieceBytes - at % kPieceBytes);
     for (const RemoteChunk& c : work.item.remote->chunks) {
-      if (at >= c.offset && at < c.offset + c.length) n = std::min<uint64_t>(n, c.offset + c.length - at);
+      if (at >= c.offset && at < c.offset + c.length)
+        n = std::min<uint64_t>(n, c.offset + c.length - at);
     }
     const bool read = work.item.op == Op::kRead;
     const auto remote = RemoteAt(*work.item.remote, at, n, read ? kRemoteRead : kRemoteWrite);
@@ -206,7 +209,8 @@ void SimConnection::StepOneSided(Work& work) {
 void SimConnection::StepSend(Work& work) {
   Arrival arrival{tag_, work.item.message.request_id, std::move(work.body), {}, std::nullopt};
   for (const ConstSegment& s : work.payload) {
-    if (work.item.message.tap != nullptr && s.size > 0) work.item.message.tap->OnBytes({s.data, s.size});
+    if (work.item.message.tap != nullptr && s.size > 0)
+      work.item.message.tap->OnBytes({s.data, s.size});
     arrival.payload.insert(arrival.payload.end(), s.data, s.data + s.size);
   }
   if (work.item.message.tap != nullptr) arrival.trailer = work.item.message.tap->Trailer();
@@ -239,7 +243,8 @@ void SimConnection::Deliver(Arrival arrival) {
     tag_ = arrival.tag;
     check_ = nullptr;
   }
-  const PayloadTarget target = receiver_->OnMessage(arrival.request_id, arrival.body, arrival.payload.size());
+  const PayloadTarget target =
+      receiver_->OnMessage(arrival.request_id, arrival.body, arrival.payload.size());
   size_t at = 0;
   for (size_t i = 0; i < target.count && at < arrival.payload.size(); ++i) {
     const size_t n = std::min(target.segments[i].size, arrival.payload.size() - at);
@@ -341,14 +346,17 @@ class SimAcceptor final : public Acceptor {
 
 const Capabilities& SimTransport::capabilities() const { return kSimCapabilities; }
 
-Result<std::unique_ptr<LocalRegion>> SimTransport::Register(MutableByteSpan memory, uint8_t access) {
+Result<std::unique_ptr<LocalRegion>> SimTransport::Register(MutableByteSpan memory,
+                                                            uint8_t access) {
   if (memory.empty()) return Status(Code::kInvalidArgument, "no memory to register");
   return std::unique_ptr<LocalRegion>(std::make_unique<SimRegion>(network_, memory, access));
 }
 
-Result<std::unique_ptr<Connection>> SimTransport::Connect(const std::string& endpoint, SessionTag tag, Duration) {
+Result<std::unique_ptr<Connection>> SimTransport::Connect(const std::string& endpoint,
+                                                          SessionTag tag, Duration) {
   const auto it = network_.listeners_.find(endpoint);
-  if (it == network_.listeners_.end()) return Status(Code::kUnavailable, "nobody listens at " + endpoint);
+  if (it == network_.listeners_.end())
+    return Status(Code::kUnavailable, "nobody listens at " + endpoint);
   auto near = std::make_unique<SimConnection>(network_, endpoint, tag);
   auto far = std::make_unique<SimConnection>(network_, "client of " + endpoint, SessionTag{});
   near->Join(far.get(), nullptr);
@@ -357,12 +365,15 @@ Result<std::unique_ptr<Connection>> SimTransport::Connect(const std::string& end
   return std::unique_ptr<Connection>(std::move(near));
 }
 
-Result<std::unique_ptr<Acceptor>> SimTransport::Listen(const std::string& endpoint, const std::string& flag,
+Result<std::unique_ptr<Acceptor>> SimTransport::Listen(const std::string& endpoint,
+                                                       const std::string& flag,
                                                        SessionCheck check) {
   if (network_.listeners_.count(endpoint) > 0) {
-    return Status(Code::kUnavailable, "endpoint " + endpoint + " is taken; choose another with " + flag);
+    return Status(Code::kUnavailable,
+                  "endpoint " + endpoint + " is taken; choose another with " + flag);
   }
-  return std::unique_ptr<Acceptor>(std::make_unique<SimAcceptor>(network_, endpoint, std::move(check)));
+  return std::unique_ptr<Acceptor>(
+      std::make_unique<SimAcceptor>(network_, endpoint, std::move(check)));
 }
 
 }  // namespace simm::transport

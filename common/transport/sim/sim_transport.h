@@ -14,10 +14,11 @@ namespace simm::transport {
 
 class SimConnection;
 
-// A network inside one thread, for tests and simulations: one-sided reads and writes, messages and payload, all under
-// one seed. Work moves only in Step: each call picks one lane with work at random and does one piece of it, so that
-// whatever the owner of remote memory does between two steps falls between two pieces of a read. Within a lane work
-// is done in order, as Soft-RoCE does it; what hardware may do beyond that is the chaos transport's business.
+// A network inside one thread, for tests and simulations: one-sided reads and writes, messages and
+// payload, all under one seed. Work moves only in Step: each call picks one lane with work at
+// random and does one piece of it, so that whatever the owner of remote memory does between two
+// steps falls between two pieces of a read. Within a lane work is done in order, as Soft-RoCE does
+// it; what hardware may do beyond that is the chaos transport's business.
 class SimNetwork {
  public:
   explicit SimNetwork(uint64_t seed) : random_(seed) {}

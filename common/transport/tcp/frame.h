@@ -8,7 +8,8 @@
 #include "common/base/limits.h"
 #include "common/base/status.h"
 
-// One message on a tcp stream: header, body, payload, trailer. Little-endian; byte table in README.md.
+// One message on a tcp stream: header, body, payload, trailer. Little-endian; byte table in
+// README.md.
 namespace simm::transport {
 
 inline constexpr size_t kFrameHeaderBytes = 48;

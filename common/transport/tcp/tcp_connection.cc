@@ -16,7 +16,8 @@
 namespace simm::transport {
 namespace {
 
-// Payload is moved in pieces that stay in a core's second-level cache between the copy and the hash.
+// Payload is moved in pieces that stay in a core's second-level cache between the copy and the
+// hash.
 constexpr uint64_t kPieceBytes = 256 << 10;
 // Work of one Progress call, so that a caller with several lanes looks at all of them.
 constexpr uint64_t kProgressBytes = 2 << 20;
@@ -54,6 +55,7 @@ short TcpConnection::PollEvents() const {
 
 Status TcpConnection::Post(std::span<const WorkItem> items) {
   if (closed()) return Status(Code::kUnavailable, "connection to " + peer_ + " is closed");
+  if (!tag_known_) return Status(Code::kFailedPrecondition, "the peer has not spoken yet");
   if (items.empty()) return Status::Ok();
   for (const WorkItem& item : items) {
     if (item.op != Op::kSend) {
@@ -151,14 +153,17 @@ bool TcpConnection::SendSome() {
     if (item.tap != nullptr) {
       TapAhead(item);
       if (item.tapped == item.payload_bytes) {
-        item.trailer = item.sent <= item.HeadBytes() + item.payload_bytes ? item.tap->Trailer() : item.trailer;
+        item.trailer =
+            item.sent <= item.HeadBytes() + item.payload_bytes ? item.tap->Trailer() : item.trailer;
       } else {
         limit = item.HeadBytes() + item.tapped;
       }
     }
     AppendIovecs(item, limit, iovecs_);
     gathered += limit - item.sent;
-    if (limit != item.TotalBytes() || iovecs_.size() >= kMaxIovecs - 8 || gathered >= kProgressBytes) break;
+    if (limit != item.TotalBytes() || iovecs_.size() >= kMaxIovecs - 8 ||
+        gathered >= kProgressBytes)
+      break;
   }
   msghdr message{};
   message.msg_iov = iovecs_.data();
@@ -199,7 +204,8 @@ void TcpConnection::CompactStage() {
 }
 
 bool TcpConnection::OnHeader() {
-  if (Status s = DecodeFrameHeader({stage_.data() + stage_begin_, kFrameHeaderBytes}, &header_); !s.ok()) {
+  if (Status s = DecodeFrameHeader({stage_.data() + stage_begin_, kFrameHeaderBytes}, &header_);
+      !s.ok()) {
     Fail(s);
     return false;
   }
@@ -315,7 +321,8 @@ bool TcpConnection::ReceiveSome() {
   int flags = MSG_DONTWAIT;
   bool discarding = false;
   if (part_ == Part::kPayload) {
-    for (size_t i = segment_; i < target_.count && wanted < std::min(kPieceBytes, payload_left_); ++i) {
+    for (size_t i = segment_; i < target_.count && wanted < std::min(kPieceBytes, payload_left_);
+         ++i) {
       const uint64_t done = i == segment_ ? segment_filled_ : 0;
       const MutableSegment& s = target_.segments[i];
       const uint64_t n = std::min({s.size - done, payload_left_ - wanted, kPieceBytes - wanted});
@@ -331,7 +338,8 @@ bool TcpConnection::ReceiveSome() {
     }
     if (wanted != payload_left_) tail = 0;
   } else if (part_ == Part::kBody) {
-    tail = header_.body_bytes - StagedBytes() + (header_.payload_bytes == 0 ? options_.read_ahead : 0);
+    tail =
+        header_.body_bytes - StagedBytes() + (header_.payload_bytes == 0 ? options_.read_ahead : 0);
   }
   if (discarding) tail = 0;
   tail = std::min(tail, stage_.size() - stage_end_);
@@ -349,7 +357,8 @@ bool TcpConnection::ReceiveSome() {
   }
   if (n < 0) {
     if (!WouldBlock(errno) && errno != EINTR) {
-      Fail(Status(Code::kUnavailable, "receiving from " + peer_ + " failed: " + std::strerror(errno)));
+      Fail(Status(Code::kUnavailable,
+                  "receiving from " + peer_ + " failed: " + std::strerror(errno)));
     }
     return false;
   }
@@ -359,7 +368,8 @@ bool TcpConnection::ReceiveSome() {
   }
   counters_.bytes_in += static_cast<uint64_t>(n);
   drained_ = static_cast<uint64_t>(n) < wanted + tail;
-  const uint64_t landed = part_ == Part::kPayload ? std::min<uint64_t>(static_cast<uint64_t>(n), wanted) : 0;
+  const uint64_t landed =
+      part_ == Part::kPayload ? std::min<uint64_t>(static_cast<uint64_t>(n), wanted) : 0;
   stage_end_ += static_cast<size_t>(n) - landed;
   if (landed > 0) Land(landed);
   ParseStage();

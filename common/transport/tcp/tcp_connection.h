@@ -13,14 +13,15 @@
 
 namespace simm::transport {
 
-// A lane over a non-blocking socket. Payload is received straight into the receiver's memory and sent straight from
-// the caller's. Behind the payload that is being received, `read_ahead` bytes of what follows are taken in the
-// same system call: enough for the next frame's header and body, too few to reach into its value.
+// A lane over a non-blocking socket. Payload is received straight into the receiver's memory and
+// sent straight from the caller's. Behind the payload that is being received, `read_ahead` bytes of
+// what follows are taken in the same system call: enough for the next frame's header and body, too
+// few to reach into its value.
 class TcpConnection final : public Connection {
  public:
   struct Options {
-    SessionTag tag;              // client: of all frames
-    SessionCheck check;          // server: of the first frame; then `tag` is what it carried
+    SessionTag tag;      // client: of all frames
+    SessionCheck check;  // server: of the first frame; then `tag` is what it carried
     size_t read_ahead = 0;
   };
   // Owns the descriptor.
@@ -49,11 +50,13 @@ class TcpConnection final : public Connection {
     PayloadTap* tap = nullptr;
     uint64_t trailer = 0;
     uint64_t payload_bytes = 0;
-    uint64_t tapped = 0;        // payload bytes shown to the tap
-    uint64_t sent = 0;          // bytes of the whole frame handed to the kernel
+    uint64_t tapped = 0;  // payload bytes shown to the tap
+    uint64_t sent = 0;    // bytes of the whole frame handed to the kernel
     Completion* completion = nullptr;
     uint64_t HeadBytes() const { return kFrameHeaderBytes + body.size(); }
-    uint64_t TotalBytes() const { return HeadBytes() + payload_bytes + (tap != nullptr ? kTrailerBytes : 0); }
+    uint64_t TotalBytes() const {
+      return HeadBytes() + payload_bytes + (tap != nullptr ? kTrailerBytes : 0);
+    }
   };
   enum class Part : uint8_t { kHeader, kBody, kPayload, kTrailer };
 
@@ -85,13 +88,13 @@ class TcpConnection final : public Connection {
   bool paused_ = false;
 
   std::deque<Outgoing> outgoing_;
-  bool drained_ = false;          // the last receive took all that was there
+  bool drained_ = false;  // the last receive took all that was there
   std::vector<iovec> iovecs_;
 
   Part part_ = Part::kHeader;
   FrameHeader header_;
   PayloadTarget target_;
-  size_t segment_ = 0;            // of target_ being filled
+  size_t segment_ = 0;  // of target_ being filled
   uint64_t segment_filled_ = 0;
   uint64_t payload_left_ = 0;
   std::vector<std::byte> stage_;

@@ -16,9 +16,11 @@
 namespace simm::transport {
 namespace {
 
-// Client: next header, a get's record (48 B) and the extent header behind it (>= 64 B), never a value.
+// Client: next header, a get's record (48 B) and the extent header behind it (>= 64 B), never a
+// value.
 constexpr size_t kClientReadAhead = kFrameHeaderBytes + 48 + 64;
-// Server: header and body of a put, or the start of a request; reaches at most that far into a put's value.
+// Server: header and body of a put, or the start of a request; reaches at most that far into a
+// put's value.
 constexpr size_t kServerReadAhead = 512;
 
 class TcpAcceptor final : public Acceptor {
@@ -36,7 +38,8 @@ class TcpAcceptor final : public Acceptor {
                            SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) return nullptr;
     return std::make_unique<TcpConnection>(
-        fd, ToString(peer), TcpConnection::Options{.tag = {}, .check = check_, .read_ahead = kServerReadAhead});
+        fd, ToString(peer),
+        TcpConnection::Options{.tag = {}, .check = check_, .read_ahead = kServerReadAhead});
   }
 
  private:
@@ -49,8 +52,10 @@ class TcpAcceptor final : public Acceptor {
 Status AwaitConnect(int fd, const std::string& address, Duration timeout) {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   while (true) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-    if (left.count() <= 0) return Status(Code::kUnavailable, "connecting to " + address + " timed out");
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    if (left.count() <= 0)
+      return Status(Code::kUnavailable, "connecting to " + address + " timed out");
     pollfd p{fd, POLLOUT, 0};
     const int rc = poll(&p, 1, static_cast<int>(left.count()));
     if (rc < 0 && errno == EINTR) continue;
@@ -59,7 +64,8 @@ Status AwaitConnect(int fd, const std::string& address, Duration timeout) {
     socklen_t length = sizeof error;
     getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
     if (error == 0) return Status::Ok();
-    return Status(Code::kUnavailable, "connecting to " + address + " failed: " + std::strerror(error));
+    return Status(Code::kUnavailable,
+                  "connecting to " + address + " failed: " + std::strerror(error));
   }
 }
 
@@ -82,8 +88,8 @@ Result<std::unique_ptr<LocalRegion>> TcpTransport::Register(MutableByteSpan memo
   return std::unique_ptr<LocalRegion>(std::make_unique<TcpRegion>(memory));
 }
 
-Result<std::unique_ptr<Connection>> TcpTransport::Connect(const std::string& address, SessionTag tag,
-                                                          Duration timeout) {
+Result<std::unique_ptr<Connection>> TcpTransport::Connect(const std::string& address,
+                                                          SessionTag tag, Duration timeout) {
   const auto host_port = ParseHostPort(address);
   if (!host_port.ok()) return host_port.status();
   const auto resolved = Resolve(*host_port);
@@ -96,17 +102,20 @@ Result<std::unique_ptr<Connection>> TcpTransport::Connect(const std::string& add
   if (connect(fd, reinterpret_cast<const sockaddr*>(&resolved->storage), resolved->length) != 0) {
     Status status = errno == EINPROGRESS
                         ? AwaitConnect(fd, address, timeout)
-                        : Status(Code::kUnavailable, "connecting to " + address + " failed: " + std::strerror(errno));
+                        : Status(Code::kUnavailable,
+                                 "connecting to " + address + " failed: " + std::strerror(errno));
     if (!status.ok()) {
       close(fd);
       return status;
     }
   }
   return std::unique_ptr<Connection>(std::make_unique<TcpConnection>(
-      fd, address, TcpConnection::Options{.tag = tag, .check = nullptr, .read_ahead = kClientReadAhead}));
+      fd, address,
+      TcpConnection::Options{.tag = tag, .check = nullptr, .read_ahead = kClientReadAhead}));
 }
 
-Result<std::unique_ptr<Acceptor>> TcpTransport::Listen(const std::string& address, const std::string& flag,
+Result<std::unique_ptr<Acceptor>> TcpTransport::Listen(const std::string& address,
+                                                       const std::string& flag,
                                                        SessionCheck check) {
   const auto host_port = ParseHostPort(address);
   if (!host_port.ok()) return host_port.status();
@@ -120,13 +129,15 @@ Result<std::unique_ptr<Acceptor>> TcpTransport::Listen(const std::string& addres
       listen(fd, 1024) != 0) {
     const std::string why = std::strerror(errno);
     close(fd);
-    return Status(Code::kUnavailable, "cannot listen on " + address + ": " + why +
-                                          "; stop the program that holds the port or choose another with " + flag);
+    return Status(Code::kUnavailable,
+                  "cannot listen on " + address + ": " + why +
+                      "; stop the program that holds the port or choose another with " + flag);
   }
   SocketAddress bound;
   bound.length = sizeof bound.storage;
   getsockname(fd, reinterpret_cast<sockaddr*>(&bound.storage), &bound.length);
-  return std::unique_ptr<Acceptor>(std::make_unique<TcpAcceptor>(fd, std::move(check), ToString(bound)));
+  return std::unique_ptr<Acceptor>(
+      std::make_unique<TcpAcceptor>(fd, std::move(check), ToString(bound)));
 }
 
 }  // namespace simm::transport

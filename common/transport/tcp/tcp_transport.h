@@ -7,8 +7,8 @@
 
 namespace simm::transport {
 
-// Sockets. An endpoint is "host:port"; port 0 to Listen takes a free one. Registration is bookkeeping only: the
-// kernel copies from and to any memory.
+// Sockets. An endpoint is "host:port"; port 0 to Listen takes a free one. Registration is
+// bookkeeping only: the kernel copies from and to any memory.
 class TcpTransport final : public Transport {
  public:
   std::string_view name() const override { return "tcp"; }

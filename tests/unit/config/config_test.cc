@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "common/config/address.h"
 #include "common/config/suggest.h"
 
 namespace simm::config {
@@ -228,18 +227,6 @@ TEST_F(ConfigTest, EmptyTextSurvivesPrinting) {
   ASSERT_TRUE(printed.ok());
   ASSERT_TRUE(Load({"--config", File(printed->output)}).ok());
   EXPECT_THAT(fields_.name, IsEmpty());
-}
-
-TEST(AddressTest, RoundTrip) {
-  for (const std::string text : {"127.0.0.1:1", "host:65535", "[::1]:30001"}) {
-    const Result<Address> address = ParseAddress(text, false);
-    ASSERT_TRUE(address.ok()) << text;
-    EXPECT_EQ(address->ToString(), text);
-  }
-  EXPECT_FALSE(ParseAddress("::1:30001", false).ok());
-  EXPECT_FALSE(ParseAddress(":1", false).ok());
-  EXPECT_FALSE(ParseAddress("a:+1", false).ok());
-  EXPECT_TRUE(ParseAddress("a:0", true).ok());
 }
 
 TEST(SuggestTest, NearWordsOnly) {

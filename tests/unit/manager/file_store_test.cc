@@ -108,9 +108,13 @@ TEST_F(FileStoreTest, DamageIsNoticedAndTheMendIsNamed) {
   ASSERT_TRUE(store->Save(Sample(5)).ok());
   const std::string good = Bytes();
   Random random(11);
-  std::vector<std::string> damaged = {"", "S", good.substr(0, 23), good.substr(0, 24),
+  std::vector<std::string> damaged = {"",
+                                      "S",
+                                      good.substr(0, 23),
+                                      good.substr(0, 24),
                                       good.substr(0, good.size() / 2),
-                                      good.substr(0, good.size() - 1), good + "x",
+                                      good.substr(0, good.size() - 1),
+                                      good + "x",
                                       std::string(good.size(), '\0')};
   for (int i = 0; i < 300; ++i) {
     std::string flipped = good;

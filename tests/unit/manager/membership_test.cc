@@ -166,8 +166,7 @@ TEST_F(MembershipTest, ASecondServerOfANameWaitsForTheFirstToFallSilent) {
   Outcome other = Register(Request("a", 5, 55));
   EXPECT_EQ(other.code(), Code::kFailedPrecondition);
   EXPECT_NE(other.status().message().find("host-a:30001"), std::string::npos);
-  EXPECT_NE(other.status().message().find("2.9 s"), std::string::npos)
-      << other.status().message();
+  EXPECT_NE(other.status().message().find("2.9 s"), std::string::npos) << other.status().message();
   EXPECT_NE(other.status().message().find("--name"), std::string::npos);
   clock_.Advance(100ms);
   other = Register(Request("a", 5, 55));

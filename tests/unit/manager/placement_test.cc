@@ -20,9 +20,12 @@ enum class Weights { kEqual, kOneTwoFour, kRandom };
 
 uint64_t WeightOf(Weights kind, Random& random) {
   switch (kind) {
-    case Weights::kEqual: return 1ULL << 30;
-    case Weights::kOneTwoFour: return (1ULL << 30) << random.Below(3);
-    case Weights::kRandom: return (1ULL << 30) + random.Below(7ULL << 30);
+    case Weights::kEqual:
+      return 1ULL << 30;
+    case Weights::kOneTwoFour:
+      return (1ULL << 30) << random.Below(3);
+    case Weights::kRandom:
+      return (1ULL << 30) + random.Below(7ULL << 30);
   }
   return 1;
 }
@@ -98,9 +101,7 @@ TEST_P(PlacementAt, FromNothingMeetsTheLoadBar) {
   EXPECT_EQ(placement_.homes, placement_.owners);
 }
 
-TEST_P(PlacementAt, IsAFixedPoint) {
-  EXPECT_EQ(Place(placement_, servers_), placement_);
-}
+TEST_P(PlacementAt, IsAFixedPoint) { EXPECT_EQ(Place(placement_, servers_), placement_); }
 
 TEST_P(PlacementAt, AJoinMovesWhatTheJoinerMustOwn) {
   for (uint32_t round = 0; round < 5; ++round) {
@@ -170,8 +171,9 @@ TEST_P(PlacementAt, RemovingTheDeadMovesNothingMore) {
 
 std::string NameOf(const testing::TestParamInfo<std::tuple<uint32_t, Weights>>& info) {
   const Weights weights = std::get<1>(info.param);
-  return std::to_string(std::get<0>(info.param)) +
-         (weights == Weights::kEqual ? "Equal" : weights == Weights::kRandom ? "Random" : "OneTwoFour");
+  return std::to_string(std::get<0>(info.param)) + (weights == Weights::kEqual    ? "Equal"
+                                                    : weights == Weights::kRandom ? "Random"
+                                                                                  : "OneTwoFour");
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, PlacementAt,
@@ -250,8 +252,8 @@ TEST(Placement, IsFastEnough) {
   const double join = seconds([&] { placement = Place(placement, servers); });
   servers[10].alive = false;
   const double death = seconds([&] { placement = Place(placement, servers); });
-  std::printf("1000 servers: from nothing %.0f ms, a join %.1f ms, a death %.1f ms\n", scratch * 1e3,
-              join * 1e3, death * 1e3);
+  std::printf("1000 servers: from nothing %.0f ms, a join %.1f ms, a death %.1f ms\n",
+              scratch * 1e3, join * 1e3, death * 1e3);
   EXPECT_LT(scratch, 2 * kSlack);
   EXPECT_LT(join, 0.1 * kSlack);
   EXPECT_LT(death, 0.1 * kSlack);

@@ -1,11 +1,10 @@
-#include "common/rpc/control_services.h"
-
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/base/random.h"
+#include "common/rpc/control_services.h"
 #include "common/rpc/dataserver_stub.h"
 #include "common/rpc/manager_stub.h"
 #include "tests/unit/rpc/sample_map.h"
@@ -58,7 +57,8 @@ class EchoManager final : public ManagerHandler {
 
 class EchoDataServer final : public DataServerHandler {
  public:
-  Result<HandshakeReply> Handshake(const HandshakeRequest& request, const std::string& peer) override {
+  Result<HandshakeReply> Handshake(const HandshakeRequest& request,
+                                   const std::string& peer) override {
     HandshakeReply reply;
     reply.server = request.expected_server;
     reply.server_name = request.client_name + " from " + peer;

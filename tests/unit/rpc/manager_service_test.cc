@@ -1,11 +1,10 @@
-#include "manager/service.h"
-
 #include <gtest/gtest.h>
 
 #include <thread>
 
 #include "common/rpc/manager_stub.h"
 #include "common/rpc/map_watcher.h"
+#include "manager/service.h"
 #include "tests/unit/rpc/sample_map.h"
 
 namespace simm::manager {
@@ -124,9 +123,8 @@ TEST_F(ManagerServiceTest, ServersSeeAnEpochBeforeClients) {
   const auto peer = Watch(rpc::WatcherKind::kServer);
   const auto client = Watch(rpc::WatcherKind::kClient);
   ASSERT_TRUE(client->WaitForMap(5s).ok());
-  ASSERT_TRUE(Eventually([&] {
-    return client->Current()->version() == a->map && peer->Current() != nullptr;
-  }));
+  ASSERT_TRUE(Eventually(
+      [&] { return client->Current()->version() == a->map && peer->Current() != nullptr; }));
   ASSERT_TRUE(Beat(a->id, a->map));
   ASSERT_TRUE(stub_->CreateNamespace("n", 5s).ok());
   MapVersion next = a->map;
@@ -144,9 +142,8 @@ TEST_F(ManagerServiceTest, AServerThatNeverAppliesDoesNotHoldClientsUpForEver) {
   const auto a = stub_->Register(Request("a"), 5s);
   ASSERT_TRUE(a.ok());
   const auto client = Watch(rpc::WatcherKind::kClient);
-  ASSERT_TRUE(Eventually([&] {
-    return client->Current() != nullptr && client->Current()->version() == a->map;
-  }));
+  ASSERT_TRUE(Eventually(
+      [&] { return client->Current() != nullptr && client->Current()->version() == a->map; }));
 }
 
 TEST_F(ManagerServiceTest, ManyRegisterAtOnce) {

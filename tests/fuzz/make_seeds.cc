@@ -1,0 +1,74 @@
+// Writes the seed corpora: make_seeds DIR puts well-formed messages into DIR/messages, and the same
+// as frames with payload (see tests/support/byte_peer.h) into DIR/stream.
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "common/protocol/messages.h"
+
+namespace {
+
+using namespace simm;            // NOLINT
+using namespace simm::protocol;  // NOLINT
+
+class SeedWriter {
+ public:
+  explicit SeedWriter(const std::string& folder) : folder_(folder) {
+    std::filesystem::create_directories(folder + "/messages");
+    std::filesystem::create_directories(folder + "/stream");
+  }
+  void Add(ByteSpan body, uint8_t payload = 0) {
+    const std::string name = std::to_string(count_++);
+    std::ofstream(folder_ + "/messages/" + name, std::ios::binary) << AsText(body);
+    if (body.size() > 255) return;
+    std::ofstream(folder_ + "/stream/" + name, std::ios::binary)
+        << static_cast<char>(body.size()) << AsText(body) << static_cast<char>(payload);
+  }
+
+ private:
+  const std::string folder_;
+  int count_ = 0;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) return 2;
+  SeedWriter seeds(argv[1]);
+  MessageBuffer buffer;
+  for (const MessageType type :
+       {MessageType::kGet, MessageType::kExists, MessageType::kRemove, MessageType::kTouch,
+        MessageType::kScrub, MessageType::kLookup, MessageType::kPin}) {
+    KeysRequest keys;
+    keys.type = type;
+    keys.keys = {{"a", 693}, {"key-2", 700}, {"absent", 1}};
+    seeds.Add(Encode(keys, buffer));
+  }
+  for (const uint8_t mode : {0, 1}) {
+    PutRequest put;
+    put.mode = mode;
+    put.key = "a";
+    put.value_bytes = 99 * 7;
+    seeds.Add(Encode(put, buffer), 99);
+  }
+  seeds.Add(EncodePing({1}, buffer));
+  seeds.Add(
+      Encode(GetRecord{.code = Code::kOk, .key_bytes = 1, .value_bytes = 5, .map = {}}, buffer));
+  seeds.Add(Encode(KeysReply{{1, 2}, {Code::kOk, Code::kMiss}}, buffer));
+  seeds.Add(Encode(PutReply{Code::kOk, 0, 1, {1, 2}}, buffer));
+  seeds.Add(Encode(LeaseRequest{4096, 2}, buffer));
+  seeds.Add(Encode(LeaseReply{Code::kOk, 0, 1, {{64, 1, 4096, 2}}}, buffer));
+  seeds.Add(Encode(ReturnRequest{1, {{64, 1, 4096, 2}}}, buffer));
+  CommitRequest commit;
+  commit.key = "a";
+  seeds.Add(Encode(commit, buffer));
+  seeds.Add(Encode(Recall{1}, buffer));
+  seeds.Add(Encode(ResolveRequest{1, 2}, buffer));
+  seeds.Add(Encode(Location{Code::kOk, 1, 64, Slot{}}, buffer));
+  seeds.Add(Encode(TouchSlots{{{1, 2}}}, buffer));
+  seeds.Add(Encode(PinReply{{{Code::kOk, 5}}}, buffer));
+  return 0;
+}
