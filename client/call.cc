@@ -20,6 +20,7 @@ using protocol::MessageType;
 // A server that has sent nothing for so long within a call that timed out counts as gone.
 constexpr auto kSilent = std::chrono::milliseconds(100);
 constexpr int kAttemptsOnBrokenLanes = 3;
+constexpr uint32_t kMaxCorruptRounds = 2;
 
 // One descriptor a thread, for all its waits.
 class ThreadEvent {
@@ -98,11 +99,14 @@ void Call::BuildParts(const RouteTable& table) {
 
 void Call::Drive() {
   // Servers with a lane at hand get their requests before anything is waited for.
-  for (const auto& part : parts_) TryStart(*part);
+  for (const auto& part : parts_) {
+    if (Now() < deadline_) TryStart(*part);
+  }
   while (true) {
     bool running = false;
     for (const auto& part : parts_) {
-      if (!part->over) Look(*part);
+      // With many servers one round takes long enough to look at the clock in between.
+      if (!part->over && Now() < deadline_) Look(*part);
       running |= !part->over;
     }
     if (!running) break;
@@ -133,7 +137,8 @@ void Call::TryStart(Part& part) {
 
 void Call::BeginExchange(Part& part) {
   part.began = Now();
-  part.bytes_at_begin = part.lane->connection().counters().bytes_in;
+  part.last_moved = part.began;
+  part.moved_bytes = 0;
   part.copied_at_begin = part.lane->connection().counters().bytes_copied;
   part.lane->Attach(part.exchange.get());
   if (!part.exchange->Begin(*part.lane).ok()) {
@@ -160,6 +165,11 @@ void Call::Look(Part& part) {
     if (part.over || !part.lane) return;
   }
   part.lane->connection().Progress();
+  const auto& counters = part.lane->connection().counters();
+  if (counters.bytes_in + counters.bytes_out != part.moved_bytes) {
+    part.moved_bytes = counters.bytes_in + counters.bytes_out;
+    part.last_moved = Now();
+  }
   if (part.exchange->failed()) {
     OnExchangeFailed(part);
   } else if (part.exchange->finished() && !part.exchange->unsent()) {
@@ -173,8 +183,9 @@ void Call::Look(Part& part) {
 void Call::OnExchangeFailed(Part& part) {
   const Status why = part.exchange->failure();
   const bool heard = part.exchange->heard();
+  const bool fresh = part.lane->fresh();
   part.lane->Detach();
-  if (part.lane->fresh() || part.attempts > 0) part.peer->DropSession(part.lane->session());
+  if (fresh || part.attempts > 0) part.peer->DropSession(part.lane->session());
   part.lane->connection().Close();
   part.peer->Release(std::move(part.lane));
   if (heard || ++part.attempts >= kAttemptsOnBrokenLanes) {
@@ -205,6 +216,10 @@ void Call::EndPart(Part& part) {
   }
   for (CallItem* const item : part.exchange->items()) {
     if (item->done) continue;
+    if (answered && item->result.code == Code::kCorrupt && rounds_ > kMaxCorruptRounds) {
+      item->done = true;  // damaged on its way again and again: not a matter of luck
+      continue;
+    }
     if (answered) {
       const bool stale = item->result.code != Code::kBusy && item->result.code != Code::kCorrupt;
       wrong_owner_seen_ |= stale;
@@ -229,17 +244,18 @@ void Call::GiveUpLate(Part& part) {
     item->done = true;
   }
   if (!part.lane) return;
-  const bool silent = part.lane->connection().counters().bytes_in == part.bytes_at_begin &&
-                      Now() - part.began >= kSilent;
+  // Nothing moved in either direction: a slow server takes or gives a byte now and then.
+  const bool silent = Now() - part.last_moved >= kSilent;
+  part.peer->ReportTimeout(silent);
   part.lane->Detach();
-  if (part.exchange->unsent()) {
-    // The rest of a half-sent put could only come from the caller's memory.
+  if (silent || part.exchange->unsent()) {
+    // The rest of a half-sent put could only come from the caller's memory; a silent server is not
+    // worth a thread that waits for it.
     part.lane->connection().Close();
     part.peer->Release(std::move(part.lane));
   } else {
     part.peer->ReleaseLate(std::move(part.lane));
   }
-  part.peer->ReportTimeout(silent);
 }
 
 // A value whose bytes are damaged would shadow its key until it is evicted: the server looks at it
@@ -255,6 +271,7 @@ void Call::WaitForReadiness() {
   fds.push_back({Event().fd(), POLLIN, 0});
   for (const auto& part : parts_) {
     if (part->over || !part->lane) continue;
+    if (part->lane->connection().closed()) return;  // broke while it began: to be looked at
     fds.push_back({part->lane->connection().PollFd(), part->lane->connection().PollEvents(), 0});
   }
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline_ - Now());
@@ -267,11 +284,13 @@ void Call::PauseBeforeNextRound() {
   if (left <= Duration::zero()) return;
   const Duration pause = std::min<Duration>(left, limits::kStaleMapPause);
   if (!wrong_owner_seen_) {
-    uint32_t retry_ms = 0;
+    uint32_t retry_ms = 1;
     for (const CallItem& item : items_) {
       if (!item.done) retry_ms = std::max(retry_ms, item.result.retry_after_ms);
     }
-    std::this_thread::sleep_for(std::min<Duration>(left, std::chrono::milliseconds(retry_ms)));
+    // Each repeat sends the values again: longer pauses, up to 20 times the first.
+    const auto busy_pause = std::chrono::milliseconds(retry_ms * std::min<uint32_t>(rounds_, 20));
+    std::this_thread::sleep_for(std::min<Duration>(left, busy_pause));
     return;
   }
   const bool server_is_newer = newest_seen_.term != shape_.map.term

@@ -31,7 +31,8 @@ class Call {
     bool over = false;
     int attempts = 0;
     Instant began;
-    uint64_t bytes_at_begin = 0;
+    uint64_t moved_bytes = 0;  // in and out, as last looked at
+    Instant last_moved;
     uint64_t copied_at_begin = 0;
   };
 

@@ -165,8 +165,10 @@ std::vector<KeyResult> Client::Put(std::span<const PutItem> puts, const PutOptio
     return AllFailed(puts.size(), Code::kInvalidArgument);
   }
   std::vector<CallItem> items(puts.size());
-  std::unordered_map<std::string_view, size_t> first_of;
-  std::vector<std::pair<size_t, size_t>> repeats;  // of a key that stands earlier in the batch
+  // A key that stands several times in a batch is sent once: the first of its values, or with
+  // replace the last. `repeats` names the others and the one that was sent.
+  std::unordered_map<std::string_view, size_t> sent_of;
+  std::vector<size_t> repeats;
   std::vector<uint64_t> in_use;
   for (size_t i = 0; i < puts.size(); ++i) {
     CallItem& item = items[i];
@@ -180,11 +182,12 @@ std::vector<KeyResult> Client::Put(std::span<const PutItem> puts, const PutOptio
       item.result.code = Code::kInvalidArgument;
       item.done = true;
     }
-    if (item.done || options.replace) continue;
-    const auto [it, inserted] = first_of.emplace(item.key, i);
+    if (item.done) continue;
+    const auto [it, inserted] = sent_of.emplace(item.key, i);
     if (inserted) continue;
-    repeats.emplace_back(i, it->second);
-    item.done = true;
+    const size_t other = options.replace ? std::exchange(it->second, i) : i;
+    repeats.push_back(other);
+    items[other].done = true;
   }
   if (!state_->engine->memory().empty()) {
     for (const PutItem& put : puts)
@@ -194,9 +197,9 @@ std::vector<KeyResult> Client::Put(std::span<const PutItem> puts, const PutOptio
   shape.replace = options.replace;
   auto results = state_->Run(shape, items, options.deadline);
   for (const uint64_t id : in_use) state_->engine->memory().Unuse(id);
-  for (const auto& [repeat, first] : repeats) {
-    results[repeat] = results[first];
-    if (results[first].code == Code::kOk) results[repeat].code = Code::kExists;
+  for (const size_t repeat : repeats) {
+    results[repeat] = results[sent_of.at(puts[repeat].key)];
+    if (!options.replace && results[repeat].code == Code::kOk) results[repeat].code = Code::kExists;
   }
   return results;
 }

@@ -16,6 +16,7 @@ namespace simm::client {
 namespace {
 
 constexpr size_t kBackgroundThreads = 8;
+constexpr int kMaxScrubs = 4;
 constexpr auto kMaintainInterval = std::chrono::milliseconds(20);
 
 std::string ClientName() {
@@ -50,6 +51,7 @@ Result<std::shared_ptr<Engine>> Engine::Open(const ClientOptions& options) {
 
 Engine::Engine(const ClientOptions& options)
     : options_(options),
+      connects_(kBackgroundThreads),
       tasks_(kBackgroundThreads),
       transport_(std::make_unique<transport::TcpTransport>()),
       memory_(*transport_),
@@ -87,6 +89,7 @@ Engine::~Engine() {
     for (auto& [id, peer] : peers_) peer->Retire();
   }
   tasks_.Stop();
+  connects_.Stop();
 }
 
 Result<std::shared_ptr<const RouteTable>> Engine::WaitForServers(Duration timeout) const {
@@ -140,14 +143,19 @@ std::shared_ptr<Peer> Engine::PeerFor(const ServerRecord& record) {
   {
     MutexLock lock(peers_mutex_);
     auto& entry = peers_[record.id];
-    if (entry == nullptr || !entry->Is(record)) {
+    const auto table = watcher_->Current();
+    const ServerRecord* const newest = table->FindServer(record.id);
+    // A caller with an older map must not retire the peer of a newer start.
+    const bool outdated = entry != nullptr && newest != nullptr && entry->Is(*newest);
+    if (entry == nullptr || (!entry->Is(record) && !outdated)) {
       old = std::move(entry);
       entry = std::make_shared<Peer>(Peer::Environment{.transport = *transport_,
+                                                       .connects = connects_,
                                                        .tasks = tasks_,
                                                        .stats = stats_,
                                                        .client_name = client_name_,
                                                        .max_lanes = options_.max_lanes_per_server},
-                                     record, watcher_->Current()->version().cluster);
+                                     record, table->version().cluster);
     }
     peer = entry;
   }
@@ -163,6 +171,12 @@ std::vector<ServerHealth> Engine::Servers() const {
 }
 
 void Engine::Scrub(const std::string& key, const Hash128& hash, NamespaceId namespace_id) {
+  // A storm of damaged values needs no storm of scrubs: what is left out is seen again at its next
+  // read.
+  if (scrubs_.fetch_add(1) >= kMaxScrubs) {
+    scrubs_.fetch_sub(1);
+    return;
+  }
   tasks_.Run([this, key, hash, namespace_id] {
     CallItem item;
     item.key = key;
@@ -171,6 +185,7 @@ void Engine::Scrub(const std::string& key, const Hash128& hash, NamespaceId name
     shape.type = protocol::MessageType::kScrub;
     shape.namespace_id = namespace_id;
     Call(*this, shape, {&item, 1}, MonotonicClock::Get().Now() + std::chrono::seconds(1)).Run();
+    scrubs_.fetch_sub(1);
   });
 }
 

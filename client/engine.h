@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
@@ -53,7 +54,9 @@ class Engine {
 
   const ClientOptions options_;
   StatsCounters stats_;
+  TaskPool connects_;
   TaskPool tasks_;
+  std::atomic<int> scrubs_{0};
   std::unique_ptr<transport::Transport> transport_;
   MemoryRegistry memory_;
   std::unique_ptr<rpc::ManagerStub> managers_;

@@ -68,7 +68,7 @@ void Peer::StartOpeningLocked() {
   while (!retired_ && opening_ < waiters_.size() && lanes_ < env_.max_lanes) {
     ++opening_;
     ++lanes_;
-    env_.tasks.Run([self = shared_from_this()] { self->OpenLane(); });
+    env_.connects.Run([self = shared_from_this()] { self->OpenLane(); });
   }
 }
 
@@ -105,8 +105,9 @@ void Peer::GiveLocked(std::unique_ptr<Lane> lane) {
 
 void Peer::Release(std::unique_ptr<Lane> lane) {
   MutexLock lock(mutex_);
-  session_used_ = Now();
-  if (lane->connection().closed() || breaker_open_ || retired_) {
+  const bool closed = lane->connection().closed();
+  if (!closed && session_ && session_->session == lane->session()) session_used_ = Now();
+  if (closed || breaker_open_ || retired_) {
     --lanes_;
     StartOpeningLocked();
     return;  // the lane closes as it goes
@@ -126,6 +127,8 @@ void Peer::ReleaseLate(std::unique_ptr<Lane> lane) {
 }
 
 Result<rpc::HandshakeReply> Peer::Session() {
+  // One handshake at a time: whoever waits here finds the session that the first one has brought.
+  MutexLock handshaking(handshake_mutex_);
   {
     MutexLock lock(mutex_);
     if (session_ && Now() - session_used_ < kSessionReuse) {
@@ -208,7 +211,6 @@ void Peer::OpenBreakerLocked(const Status& why) {
 void Peer::ReportSuccess() {
   MutexLock lock(mutex_);
   timeouts_in_a_row_ = 0;
-  session_used_ = Now();
 }
 
 void Peer::ReportFailure(const Status& why) {
@@ -268,7 +270,9 @@ void Peer::Keepalive() {
   }
   bool alive = lane && lane->Drain(limits::kConnectTimeout, limits::kDrainBytes);
   if (!alive && lane && !opened && lane->connection().closed()) {
-    // An idle lane that the server has closed says nothing about the server itself.
+    // An idle lane that the server has closed says nothing about the server itself, but its session
+    // may have ended.
+    DropSession(lane->session());
     auto fresh = Connect();
     if (fresh.ok()) {
       lane = std::move(*fresh);
@@ -284,7 +288,7 @@ void Peer::Keepalive() {
                                    : problem);
     return;
   }
-  session_used_ = Now();
+  if (session_ && session_->session == lane->session()) session_used_ = Now();
   if (breaker_open_ || retired_) {
     --lanes_;
     return;

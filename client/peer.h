@@ -35,7 +35,8 @@ class Peer final : public std::enable_shared_from_this<Peer> {
  public:
   struct Environment {  // borrowed from the engine
     transport::Transport& transport;
-    TaskPool& tasks;
+    TaskPool& connects;  // for callers that wait; never held up by what `tasks` does
+    TaskPool& tasks;     // heals, keepalives, drains
     StatsCounters& stats;
     std::string client_name;
     uint32_t max_lanes = 16;
@@ -90,6 +91,7 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   const ServerRecord record_;
   const Id128 cluster_;
 
+  Mutex handshake_mutex_;  // taken before mutex_
   mutable Mutex mutex_;
   std::vector<std::unique_ptr<Lane>> idle_ SIMM_GUARDED_BY(mutex_);
   std::deque<LaneWaiter*> waiters_ SIMM_GUARDED_BY(mutex_);

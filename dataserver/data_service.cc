@@ -3,6 +3,8 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "common/base/limits.h"
@@ -51,8 +53,28 @@ void DataService::Stop(Duration grace) {
   acceptor_.reset();
 }
 
+// A connection that cannot be taken for want of descriptors stays in the kernel's queue: the
+// listener rests until the next tick, or it would be ready again at once, for ever.
+void DataService::RestOutOfDescriptors() {
+  static LogLimiter limiter(std::chrono::seconds(10));
+  context_.metrics.connections_refused.fetch_add(1, std::memory_order_relaxed);
+  workers_[0]->loop.Change(acceptor_->PollFd(), 0);
+  if (limiter.Allow(context_.clock.Now()) >= 0) {
+    SIMM_LOG_ERROR("cannot accept connections: {}; raise the limit of open files (ulimit -n)",
+                   std::strerror(errno));
+  }
+}
+
 void DataService::AcceptWaiting() {
-  while (auto connection = acceptor_->Accept()) {
+  while (true) {
+    errno = 0;
+    auto connection = acceptor_->Accept();
+    if (connection == nullptr) {
+      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+        RestOutOfDescriptors();
+      }
+      return;
+    }
     if (context_.metrics.connections.load(std::memory_order_relaxed) >= limits::kMaxConnections) {
       context_.metrics.connections_refused.fetch_add(1, std::memory_order_relaxed);
       continue;
@@ -96,7 +118,10 @@ void DataService::Drive(Worker& worker, int fd) {
 }
 
 void DataService::Tick(Worker& worker) {
-  if (&worker == workers_[0].get()) context_.sessions.Expire();
+  if (&worker == workers_[0].get()) {
+    context_.sessions.Expire();
+    workers_[0]->loop.Change(acceptor_->PollFd(), POLLIN);
+  }
   const Instant now = context_.clock.Now();
   std::vector<int> closed;
   for (auto& [fd, session] : worker.sessions) {

@@ -35,6 +35,7 @@ class DataService {
   };
 
   void AcceptWaiting();
+  void RestOutOfDescriptors();
   void Adopt(Worker& worker, std::shared_ptr<std::unique_ptr<transport::Connection>> connection);
   void Drive(Worker& worker, int fd);
   void Tick(Worker& worker);

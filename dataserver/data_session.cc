@@ -70,6 +70,8 @@ void DataSession::Tick(Instant now) {
   if (bytes != last_bytes_) {
     last_bytes_ = bytes;
     last_moved_ = now;
+    // A message may take longer than a session lives without a word.
+    if (session_ != 0) context_.sessions.Touch(session_);
     return;
   }
   const bool within_message = type_.has_value() || streaming_;

@@ -25,7 +25,8 @@ config::ConfigSpec MakeSpec(ServerOptions* options) {
   spec.String("zone", &options->zone, "failure domain, such as a rack");
   spec.String("pool", &options->pool,
               "path of the pool's files, on tmpfs or hugetlbfs; empty: anonymous memory");
-  spec.Choice("transport", &options->transport, {"auto", "tcp"}, "transports that clients may use");
+  spec.Choice("transport", &options->transport, {"auto", "tcp"},
+              "transports that clients may use; auto is every one that there is: tcp");
   spec.Integer("threads", &options->threads, 0u, 256u,
                "threads of the data port; 0: one per processor, at most 16");
   spec.Bool("prefault", &options->prefault, "touch all of the pool's memory at the start");

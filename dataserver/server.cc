@@ -249,6 +249,7 @@ rpc::ServerStats Server::Stats() const {
 
 Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& request,
                                               const std::string& peer) {
+  if (!started_.load()) return Status(Code::kUnavailable, "starting");
   const auto table = map_.Get();
   const ServerId self = self_.load();
   if (table == nullptr || self == kNoServer) {
@@ -284,6 +285,7 @@ Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& reque
 }
 
 Result<rpc::NodeStatus> Server::GetStatus() {
+  if (!started_.load()) return Status(Code::kUnavailable, "starting");
   rpc::NodeStatus status;
   const auto table = map_.Get();
   status.record.id = self_.load();

@@ -11,7 +11,7 @@ packages=(
   libcli11-dev libcpp-httplib-dev libgtest-dev libgmock-dev
 )
 if [[ "${1:-}" == "--clang" ]]; then
-  packages+=(clang)
+  packages+=(clang libclang-rt-14-dev)
 fi
 
 if ! command -v dpkg-query >/dev/null; then

@@ -10,7 +10,6 @@ namespace {
 // that is out of bounds.
 class WriteArchive {
  public:
-  static constexpr bool kReading = false;
   explicit WriteArchive(MessageBuffer& out) : out_(out), writer_(out) {}
 
   template <typename T>
@@ -44,7 +43,6 @@ class WriteArchive {
 
 class ReadArchive {
  public:
-  static constexpr bool kReading = true;
   explicit ReadArchive(ByteSpan body) : reader_(body) {}
 
   template <typename T>

@@ -200,7 +200,8 @@ class Acceptor {
  public:
   virtual ~Acceptor() = default;
   virtual int PollFd() const = 0;
-  // One waiting peer, or nullptr when there is none now. Its receiver is given with Start.
+  // One waiting peer, or nullptr when there is none now, or none can be taken: then errno says why
+  // (EMFILE ...). Its receiver is given with Start.
   virtual std::unique_ptr<Connection> Accept() = 0;
   virtual std::string Address() const = 0;  // bound; what Connect takes
 };

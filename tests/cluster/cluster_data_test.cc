@@ -2,6 +2,7 @@
 // and value, batches, a full cache, counters.
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include "common/base/limits.h"
 #include "common/base/random.h"
 #include "common/protocol/pool_layout.h"
+#include "common/transport/address.h"
 #include "tests/support/cluster_fixture.h"
 
 namespace simm {
@@ -98,6 +100,27 @@ TEST_F(DataTest, AnotherLengthIsThatKeysErrorAndWritesNothing) {
   EXPECT_EQ(got.value_bytes, 5000u);
   EXPECT_TRUE(IsValueOf(1, ByteSpan(memory).first(5000)));
   EXPECT_EQ(memory[5000], std::byte{0x5a});
+}
+
+TEST_F(DataTest, AWrongLengthInABatchIsOneKeysMatter) {
+  StartCluster(1);
+  for (uint64_t i = 0; i < 4; ++i)
+    ASSERT_EQ(PutOne(*client_, KeyOf(i), ValueOf(i, 5000)), Code::kOk);
+  std::vector<std::byte> a(5000), shorter(4000), longer(6000), d(5000);
+  const std::vector<std::string> keys = {KeyOf(0), KeyOf(1), KeyOf(2), KeyOf(3)};
+  const std::vector<GetItem> gets = {{keys[0], a.data(), a.size()},
+                                     {keys[1], shorter.data(), shorter.size()},
+                                     {keys[2], longer.data(), longer.size()},
+                                     {keys[3], d.data(), d.size()}};
+  const auto got = client_->Get(gets);
+  EXPECT_EQ(got[0].code, Code::kOk);
+  EXPECT_EQ(got[1].code, Code::kLengthMismatch);
+  EXPECT_EQ(got[2].code, Code::kLengthMismatch);
+  EXPECT_EQ(got[3].code, Code::kOk);
+  EXPECT_TRUE(IsValueOf(0, a));
+  EXPECT_TRUE(IsValueOf(3, d));
+  EXPECT_EQ(shorter, std::vector<std::byte>(4000));
+  EXPECT_EQ(longer, std::vector<std::byte>(6000));
 }
 
 TEST_F(DataTest, PutKeepsOrReplacesRemoveForgets) {
@@ -304,6 +327,64 @@ TEST_F(DataTest, RegisteredMemoryIsCheckedAndHeldWhileInUse) {
   ASSERT_EQ(GetOne(*client_, "k", MutableByteSpan(memory).first(5000)).code, Code::kOk);
   EXPECT_TRUE(client_->DeregisterMemory(*handle).ok());
   EXPECT_EQ(client_->DeregisterMemory(*handle).code(), Code::kInvalidArgument);
+}
+
+// The answer to GET `path`, head included.
+std::string HttpGet(const std::string& address, const std::string& path) {
+  const auto resolved = transport::Resolve(*ParseHostPort(address));
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  EXPECT_EQ(connect(fd, reinterpret_cast<const sockaddr*>(&resolved->storage), resolved->length),
+            0);
+  const std::string request = "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+  EXPECT_EQ(send(fd, request.data(), request.size(), MSG_NOSIGNAL),
+            static_cast<ssize_t>(request.size()));
+  std::string answer;
+  char buffer[65536];
+  for (ssize_t n = 0; (n = recv(fd, buffer, sizeof buffer, 0)) > 0;) {
+    answer.append(buffer, static_cast<size_t>(n));
+  }
+  close(fd);
+  return answer;
+}
+
+// The value of one series, by its text up to the blank; -1: not there.
+double Series(const std::string& scrape, const std::string& series) {
+  const size_t at = scrape.find("\n" + series + " ");
+  return at == std::string::npos ? -1
+                                 : std::strtod(scrape.c_str() + at + series.size() + 2, nullptr);
+}
+
+TEST_F(DataTest, MetricsSayWhatHappenedAndTheStatesAddUp) {
+  StartCluster(1);
+  const auto value = ValueOf(1, 10'000);
+  std::vector<std::byte> buffer(value.size());
+  ASSERT_EQ(PutOne(*client_, "k", value), Code::kOk);
+  ASSERT_EQ(GetOne(*client_, "k", buffer).code, Code::kOk);
+  ASSERT_EQ(GetOne(*client_, "absent", buffer).code, Code::kMiss);
+  const std::string http = cluster_->server_ready(0).http;
+  const std::string scrape = HttpGet(http, "/metrics");
+  const std::string keys = "simm_dataserver_keys_total{op=\"";
+  EXPECT_EQ(Series(scrape, keys + "get\",outcome=\"ok\",transport=\"tcp\"}") +
+                Series(scrape, keys + "get\",outcome=\"miss\",transport=\"tcp\"}"),
+            2)
+      << scrape;
+  EXPECT_EQ(Series(scrape, "simm_dataserver_request_seconds_count{op=\"put\"}"), 1);
+  EXPECT_EQ(Series(scrape, "simm_dataserver_value_bytes_written_total"), 10'000);
+  EXPECT_EQ(Series(scrape, "simm_dataserver_value_bytes_read_total"), 10'000);
+  EXPECT_GE(Series(scrape, "simm_dataserver_connections{transport=\"tcp\"}"), 1);
+  EXPECT_EQ(Series(scrape, "simm_pool_evictions_total{cause=\"memory\"}"), 0);
+  double sum = 0;
+  for (const char* state : {"free", "granted", "live", "limbo", "pinned"}) {
+    const double bytes = Series(scrape, std::string("simm_pool_bytes{state=\"") + state + "\"}");
+    EXPECT_GE(bytes, 0) << state;
+    sum += bytes;
+  }
+  EXPECT_EQ(sum, Series(scrape, "simm_pool_data_bytes"));
+  EXPECT_EQ(HttpGet(http, "/healthz").find("HTTP/1.1 200"), 0u);
+  EXPECT_EQ(HttpGet(http, "/readyz").find("HTTP/1.1 200"), 0u);
+  const std::string manager = cluster_->manager_ready().http;
+  EXPECT_EQ(HttpGet(manager, "/readyz").find("HTTP/1.1 200"), 0u);
+  EXPECT_NE(HttpGet(manager, "/metrics").find("simm_manager_epoch"), std::string::npos);
 }
 
 // From /proc: resident bytes that belong to no file or shared mapping, and seconds of processor

@@ -296,7 +296,7 @@ TEST(ValidatedReadSim, RightBytesOrAMissUnderEverySeed) {
   std::printf("%llu seeds: %d hits, %d misses, %d retries, %d questions, %d cached\n",
               static_cast<unsigned long long>(seeds), total.hits, total.misses, total.retries,
               total.asked, total.cached_reads);
-  if (only == 0) {
+  if (seeds >= 200) {
     EXPECT_GT(total.hits, 1000) << "the simulation hardly reads anything";
     EXPECT_GT(total.retries, 100) << "the simulation hardly ever disturbs a read";
     EXPECT_GT(total.cached_reads, 100);
