@@ -60,6 +60,7 @@ inline bool MatchesPattern(uint64_t seed, ByteSpan in) {
     for (unsigned word = 0; word < 8; ++word) difference |= words[word] ^ PatternWord(base, word);
     if (difference != 0) return false;
   }
+  if (in.size() % kPatternBlock == 0) return true;
   uint64_t words[8];
   const uint64_t base = PatternBase(seed, blocks);
   for (unsigned word = 0; word < 8; ++word) words[word] = PatternWord(base, word);
