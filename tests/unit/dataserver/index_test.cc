@@ -18,7 +18,7 @@ class IndexTest : public ::testing::Test {
   IndexTest()
       : geometry_(protocol::ComputeGeometry(1 << 20, 1 << 20)),
         memory_(geometry_.index_bytes / 64),
-        index_({memory_[0].bytes, geometry_.index_bytes}, geometry_) {}
+        index_({Bytes(), geometry_.index_bytes}, geometry_) {}
 
   // Distinct fingerprints of bucket 0 for small n: the low half decides.
   static Hash128 InFirstBucket(uint64_t n) { return {n << 48, n}; }
@@ -39,6 +39,8 @@ class IndexTest : public ::testing::Test {
     return index_.Find(hash, [](const Slot&) { return true; });
   }
 
+  std::byte* Bytes() { return reinterpret_cast<std::byte*>(memory_.data()); }
+
   struct alignas(64) Line {
     std::byte bytes[64] = {};
   };
@@ -52,7 +54,7 @@ TEST_F(IndexTest, WhatAReaderSeesInMemory) {
   const SlotId id = Insert(hash, 77, 3);
   EXPECT_EQ(id, 0u);
   Slot seen;
-  std::memcpy(&seen, memory_[0].bytes + geometry_.buckets_offset + sizeof(protocol::BucketHeader),
+  std::memcpy(&seen, Bytes() + geometry_.buckets_offset + sizeof(protocol::BucketHeader),
               sizeof seen);
   EXPECT_EQ(SlotWord{seen.word}.state(), SlotState::kLive);
   EXPECT_EQ(SlotWord{seen.word}.generation(), 77u);
@@ -61,7 +63,7 @@ TEST_F(IndexTest, WhatAReaderSeesInMemory) {
   EXPECT_EQ(index_.ExtentOf(id), 3u);
 
   index_.Unpublish(id, 78);
-  std::memcpy(&seen, memory_[0].bytes + geometry_.buckets_offset + sizeof(protocol::BucketHeader),
+  std::memcpy(&seen, Bytes() + geometry_.buckets_offset + sizeof(protocol::BucketHeader),
               sizeof seen);
   EXPECT_EQ(SlotWord{seen.word}.state(), SlotState::kFree);
   EXPECT_EQ(SlotWord{seen.word}.generation(), 78u);
@@ -116,7 +118,7 @@ TEST_F(IndexTest, OverflowIsCountedInTheBucketAndBounded) {
 TEST_F(IndexTest, CheckSeesABrokenSlot) {
   const SlotId id = Insert(InFirstBucket(1), 1, 1);
   ASSERT_TRUE(index_.Check().ok());
-  memory_[0].bytes[geometry_.buckets_offset + 64 + id + 30] ^= std::byte{1};
+  Bytes()[geometry_.buckets_offset + 64 + id + 30] ^= std::byte{1};
   EXPECT_EQ(index_.Check().code(), Code::kInternal);
 }
 

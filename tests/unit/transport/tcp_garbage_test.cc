@@ -70,8 +70,8 @@ class TcpGarbage : public testing::Test {
 
   TcpTransport transport_;
   std::unique_ptr<Acceptor> acceptor_;
+  CountingReceiver receiver_;  // outlives the connection
   std::unique_ptr<Connection> connection_;
-  CountingReceiver receiver_;
   int fd_ = -1;
 };
 
