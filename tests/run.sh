@@ -6,16 +6,16 @@ cd "$(dirname "$0")/.."
 # name | budget in minutes | what it does
 lanes='
 tidy        | 1  | the rules of the house: includes, names, lengths, top level
-release     | 10 | gcc build of everything; unit, contract and rpc tests
-headers     | 3  | every header compiles alone
-sim         | 2  | the pure core under thousands of seeds
-cluster     | 4  | real processes on loopback: start order, kill -9, bad input on each port
+release     | 14 | gcc build of everything; unit, contract and rpc tests
+headers     | 6  | every header compiles alone
+sim         | 3  | the pure core under thousands of seeds
+cluster     | 6  | real processes on loopback: start order, kill -9, bad input on each port
 bench-smoke | 2  | each command of simm-bench for a second, its JSON checked
 trace       | 3  | the main job: the conversation trace on 10 % of its blocks, every byte checked
-quickstart  | 2  | deploy/quickstart.sh, a small one, twice
+quickstart  | 4  | deploy/quickstart.sh, a small one, twice
 asan        | 16 | clang, -Wthread-safety, AddressSanitizer and UBSan: all tests, real processes too
-tsan        | 5  | ThreadSanitizer: what has threads and needs no gRPC
-fuzz        | 3  | each libFuzzer target for 20 s from its seed corpus
+tsan        | 8  | ThreadSanitizer: what has threads and needs no gRPC
+fuzz        | 5  | each libFuzzer target for 20 s from its seed corpus
 '
 jobs="$(nproc)"
 # A clone elsewhere on the same machine finds what an earlier one has compiled.
@@ -92,9 +92,9 @@ lane_tsan() {
   # Its shadow memory does not stand the address randomization of newer kernels.
   local fixed=()
   if setarch -R true 2>/dev/null; then fixed=(setarch -R); fi
-  # Simulations and memory bars have one thread; the sim and release lanes run them.
+  # Simulations, memory bars and the manager's core have one thread; the sim and release lanes run them.
   "${fixed[@]}" ctest --test-dir build-tsan --output-on-failure --no-tests=error -j "$jobs" \
-    -LE '^(tidy|sim)$' -E memory_bars
+    -LE '^(tidy|sim)$' -E 'memory_bars|manager_test'
 }
 
 lane_fuzz() {
