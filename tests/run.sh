@@ -92,7 +92,7 @@ lane_tsan() {
   # Its shadow memory does not stand the address randomization of newer kernels.
   local fixed=()
   if setarch -R true 2>/dev/null; then fixed=(setarch -R); fi
-  # Simulations, memory bars and the manager's core have one thread; the sim and release lanes run them.
+  # Simulations, memory bars and the manager's core have one thread: the other lanes run them.
   "${fixed[@]}" ctest --test-dir build-tsan --output-on-failure --no-tests=error -j "$jobs" \
     -LE '^(tidy|sim)$' -E 'memory_bars|manager_test'
 }
