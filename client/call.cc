@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "common/base/limits.h"
+#include "common/base/spin.h"
 
 namespace simm::client {
 namespace {
@@ -275,7 +276,10 @@ void Call::WaitForReadiness() {
     fds.push_back({part->lane->connection().PollFd(), part->lane->connection().PollEvents(), 0});
   }
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline_ - Now());
-  poll(fds.data(), fds.size(), static_cast<int>(std::clamp<int64_t>(left.count(), 0, 60'000)));
+  thread_local SpinBeforeSleep spin;
+  if (!spin.Try([&] { return poll(fds.data(), fds.size(), 0) != 0; })) {
+    poll(fds.data(), fds.size(), static_cast<int>(std::clamp<int64_t>(left.count(), 0, 60'000)));
+  }
   if ((fds[0].revents & POLLIN) != 0) Event().Clear();
 }
 

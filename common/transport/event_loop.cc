@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "common/base/check.h"
+#include "common/base/spin.h"
 
 namespace simm::transport {
 
@@ -81,13 +82,19 @@ void EventLoop::Run() {
   Clock& clock = MonotonicClock::Get();
   Instant next_tick = clock.Now() + tick_interval_;
   std::array<epoll_event, 64> events;
+  SpinBeforeSleep spin;
   while (!stop_.load()) {
     int timeout_ms = -1;
     if (tick_) {
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(next_tick - clock.Now());
       timeout_ms = static_cast<int>(std::max<int64_t>(0, left.count()));
     }
-    const int n = epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()), timeout_ms);
+    int n = 0;
+    const auto wait = [&](int ms) {
+      n = epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()), ms);
+      return n > 0;
+    };
+    if (!spin.Try([&] { return wait(0); })) wait(timeout_ms);
     for (int i = 0; i < n; ++i) {
       const int fd = events[static_cast<size_t>(i)].data.fd;
       if (fd == wake_fd_) {

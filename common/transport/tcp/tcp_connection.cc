@@ -23,6 +23,7 @@ constexpr uint64_t kPieceBytes = 256 << 10;
 // Work of one Progress call, so that a caller with several lanes looks at all of them.
 constexpr uint64_t kProgressBytes = 2 << 20;
 constexpr size_t kMaxIovecs = 64;
+constexpr size_t kMaxHeldAnswers = 16;
 constexpr size_t kStageBytes = limits::kMaxMessageBytes + kFrameHeaderBytes + 1024;
 
 bool WouldBlock(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
@@ -98,14 +99,23 @@ Status TcpConnection::Post(std::span<const WorkItem> items) {
 bool TcpConnection::Progress() {
   if (closed()) return false;
   const uint64_t start = counters_.bytes_in + counters_.bytes_out;
-  bool more = true;
   drained_ = false;
+  bool more = true;
+  if (!outgoing_.empty()) SendSome();
   while (more && !closed() && counters_.bytes_in + counters_.bytes_out - start < kProgressBytes) {
-    const bool sent = !outgoing_.empty() && SendSome();
-    const bool received = !closed() && ReceiveSome();
+    const bool received = ReceiveSome();
+    const bool hold = received && !drained_ && OnlySmallToSend();
+    const bool sent = !closed() && !outgoing_.empty() && !hold && SendSome();
     more = sent || received;
   }
+  if (!closed() && OnlySmallToSend()) SendSome();
   return !closed();
+}
+
+// Short answers to requests that came together leave together: each one alone would wake the peer.
+bool TcpConnection::OnlySmallToSend() const {
+  return !outgoing_.empty() && outgoing_.size() <= kMaxHeldAnswers &&
+         outgoing_.back().payload_bytes == 0 && outgoing_.front().payload_bytes == 0;
 }
 
 // Shows the tap what will be sent next, at most a piece beyond what is sent.
@@ -162,9 +172,9 @@ bool TcpConnection::SendSome() {
     }
     AppendIovecs(item, limit, iovecs_);
     gathered += limit - item.sent;
-    if (limit != item.TotalBytes() || iovecs_.size() >= kMaxIovecs - 8 ||
-        gathered >= kProgressBytes)
-      break;
+    // What is hashed on its way goes out piece by piece, so that the peer works meanwhile.
+    const uint64_t enough = item.tap != nullptr ? kPieceBytes : kProgressBytes;
+    if (limit != item.TotalBytes() || iovecs_.size() >= kMaxIovecs - 8 || gathered >= enough) break;
   }
   msghdr message{};
   message.msg_iov = iovecs_.data();

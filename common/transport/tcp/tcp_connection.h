@@ -62,6 +62,7 @@ class TcpConnection final : public Connection {
 
   // Sending. False: the socket takes no more now, or the connection failed.
   bool SendSome();
+  bool OnlySmallToSend() const;
   void TapAhead(Outgoing& item);
   static void AppendIovecs(const Outgoing& item, uint64_t limit, std::vector<iovec>& out);
   void Advance(uint64_t sent);
