@@ -154,6 +154,15 @@ struct SessionTag {
   uint64_t incarnation = 0;
 };
 
+// The process behind a connection whose writes cannot be cut off (shared memory). Thread-safe.
+class PeerProcess {
+ public:
+  virtual ~PeerProcess() = default;
+  // It has exited and its mappings are gone.
+  virtual bool Ended() const = 0;
+  virtual std::string Name() const = 0;  // "pid 4711", for people
+};
+
 // A lane to one peer. Thread-compatible: its owner serialises all calls. Nothing happens but in
 // Post, Progress and Close; whoever waits polls PollFd for PollEvents and calls Progress.
 class Connection {
@@ -189,6 +198,10 @@ class Connection {
   // Of this lane: given to Connect, or carried by the peer's first frame (zero before it).
   virtual SessionTag Tag() const = 0;
   virtual const ConnectionCounters& counters() const = 0;
+  // Set where the peer may go on writing to memory that it was given, even after Close: such memory
+  // is safe to reuse only once the peer has given it back or this process has ended. nullptr: after
+  // Close nothing of the peer can reach this side's memory through this lane any more.
+  virtual std::shared_ptr<PeerProcess> peer_process() const { return nullptr; }
 };
 
 // The check of a new peer's tag, made on its first frame. Called on the thread that drives the
