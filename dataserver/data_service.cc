@@ -17,7 +17,7 @@ DataService::DataService(DataContext& context, std::unique_ptr<transport::Accept
     : context_(context), acceptor_(std::move(acceptor)) {
   for (size_t i = 0; i < std::max<size_t>(1, threads); ++i) {
     auto& worker = *workers_.emplace_back(std::make_unique<Worker>());
-    worker.loop.SetTick(std::chrono::seconds(1), [this, &worker] { Tick(worker); });
+    worker.loop.SetTick(limits::kDataTick, [this, &worker] { Tick(worker); });
   }
   workers_[0]->loop.Watch(acceptor_->PollFd(), POLLIN, [this](uint32_t) { AcceptWaiting(); });
   for (auto& worker : workers_) {
@@ -94,7 +94,10 @@ void DataService::AcceptWaiting() {
 void DataService::Adopt(Worker& worker,
                         std::shared_ptr<std::unique_ptr<transport::Connection>> connection) {
   const int fd = (*connection)->PollFd();
-  auto session = std::make_unique<DataSession>(context_, std::move(*connection));
+  // Driving whatever has the descriptor by then does no harm.
+  auto session = std::make_unique<DataSession>(
+      context_, std::move(*connection),
+      [this, &worker, fd] { worker.loop.Post([this, &worker, fd] { Drive(worker, fd); }); });
   const short events = session->connection().PollEvents();
   worker.sessions[fd] = std::move(session);
   worker.loop.Watch(fd, events, [this, &worker, fd](uint32_t) { Drive(worker, fd); });
@@ -120,6 +123,7 @@ void DataService::Drive(Worker& worker, int fd) {
 void DataService::Tick(Worker& worker) {
   if (&worker == workers_[0].get()) {
     context_.sessions.Expire();
+    if (context_.one_sided != nullptr) context_.one_sided->Tick(context_.clock.Now());
     workers_[0]->loop.Change(acceptor_->PollFd(), POLLIN);
   }
   const Instant now = context_.clock.Now();

@@ -73,13 +73,15 @@ Status Server::Open() {
   pool_ = std::move(*pool);
   sessions_ = std::make_unique<SessionTable>(MonotonicClock::Get(), pool_->incarnation(),
                                              options_.session_timeout);
+  one_sided_ = std::make_unique<OneSidedState>(*pool_, data_metrics_);
   context_ = std::make_unique<DataContext>(DataContext{.pool = *pool_,
                                                        .sessions = *sessions_,
                                                        .map = map_,
                                                        .metrics = data_metrics_,
                                                        .clock = MonotonicClock::Get(),
                                                        .self = self_,
-                                                       .verify_puts = options_.verify_puts});
+                                                       .verify_puts = options_.verify_puts,
+                                                       .one_sided = one_sided_.get()});
   SIMM_RETURN_IF_ERROR(OpenPorts());
 
   auto manager = rpc::ManagerStub::Create(options_.managers);

@@ -60,6 +60,7 @@ class Server final : public rpc::DataServerHandler {
   std::atomic<ServerId> self_{kNoServer};
   std::unique_ptr<Pool> pool_;
   std::unique_ptr<SessionTable> sessions_;
+  std::unique_ptr<OneSidedState> one_sided_;
   std::unique_ptr<DataContext> context_;
   transport::TcpTransport tcp_;
   std::unique_ptr<DataService> data_;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian 12 packages that are named below and missing; with --clang also those of the
-# clang lanes.
-# Usage: deploy/install_packages.sh [--clang]
+# clang lanes, with --rdma those of the virtual machine in which RDMA is tested.
+# Usage: deploy/install_packages.sh [--clang] [--rdma]
 set -euo pipefail
 
 packages=(
@@ -9,10 +9,21 @@ packages=(
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
   libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev libxxhash-dev libspdlog-dev
   libcli11-dev libcpp-httplib-dev libgtest-dev libgmock-dev
+  libibverbs-dev
 )
-if [[ "${1:-}" == "--clang" ]]; then
-  packages+=(clang libclang-rt-14-dev)
-fi
+for flag in "$@"; do
+  case "$flag" in
+    --clang) packages+=(clang libclang-rt-14-dev) ;;
+    --rdma)
+      packages+=(ibverbs-providers qemu-system-x86 busybox-static kmod cpio xz-utils iproute2
+        binutils perftest)
+      ;;
+    *)
+      echo "Usage: deploy/install_packages.sh [--clang] [--rdma]" >&2
+      exit 2
+      ;;
+  esac
+done
 
 if ! command -v dpkg-query >/dev/null; then
   echo "No dpkg here: this is untested. Install what these Debian packages hold: ${packages[*]}"

@@ -15,6 +15,7 @@ trace       | 3  | the main job: the conversation trace on 10 % of its blocks, e
 quickstart  | 4  | deploy/quickstart.sh, a small one, twice
 asan        | 16 | clang, -Wthread-safety, AddressSanitizer and UBSan: all tests, real processes too
 tsan        | 8  | ThreadSanitizer: what has threads and needs no gRPC
+rdma        | 6  | the verbs transport on Soft-RoCE, in a virtual machine
 fuzz        | 5  | each libFuzzer target for 20 s from its seed corpus
 '
 jobs="$(nproc)"
@@ -108,6 +109,15 @@ lane_fuzz() {
   run_ctest build-fuzz -j "$jobs" -L '^fuzz$'
 }
 
+lane_rdma() {
+  configure build-rdma -DSIMM_WITH_GRPC=OFF -DSIMM_TESTS=ON -DSIMM_BENCH=OFF -DSIMM_VERBS=ON
+  cmake --build build-rdma -j "$jobs" --target verbs_unit_test verbs_contract_test
+  build-rdma/tests/verbs_unit_test
+  # A transport that cannot be tested fails here; vm.sh says loudly what it lacks.
+  SIMM_REQUIRE_TRANSPORTS=verbs tests/rdma/vm.sh --timeout 200 \
+    build-rdma/tests/verbs_contract_test '--gtest_filter=*/verbs:Verbs*'
+}
+
 lane_quickstart() {
   deploy/quickstart.sh --small
   deploy/quickstart.sh --small
@@ -135,6 +145,7 @@ lane_bench-smoke() {
 closing_lines() {
   local lines='^(Ran |OK|FAILED|[0-9]+% tests passed|The following tests FAILED|'
   lines+='[[:space:]]+[0-9]+ - '
+  lines+='|\[  (PASSED|FAILED) +\]|vm\.sh: '
   lines+='|Total Test|WARNING|No tests were found|trace:|bench:|quickstart:|every )'
   grep -E "$lines" "$1" | tail -n 20 || true
 }
@@ -142,7 +153,8 @@ closing_lines() {
 install_packages() {
   local flags=()
   for lane in "$@"; do
-    if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags=(--clang); fi
+    if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags+=(--clang); fi
+    if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
   done
   deploy/install_packages.sh "${flags[@]}"
 }

@@ -45,6 +45,7 @@ int main(int argc, char** argv) {
     KeysRequest keys;
     keys.type = type;
     keys.keys = {{"a", 693}, {"key-2", 700}, {"absent", 1}};
+    if (type == MessageType::kLookup) keys.keys.resize(1);
     seeds.Add(Encode(keys, buffer));
   }
   for (const uint8_t mode : {0, 1}) {
@@ -60,13 +61,13 @@ int main(int argc, char** argv) {
   seeds.Add(Encode(KeysReply{{1, 2}, {Code::kOk, Code::kMiss}}, buffer));
   seeds.Add(Encode(PutReply{Code::kOk, 0, 1, {1, 2}}, buffer));
   seeds.Add(Encode(LeaseRequest{4096, 2}, buffer));
-  seeds.Add(Encode(LeaseReply{Code::kOk, 0, 1, {{64, 1, 4096, 2}}}, buffer));
+  seeds.Add(Encode(LeaseReply{Code::kOk, 0, 1, 2, {{64, 1, 4096, 2}}}, buffer));
   seeds.Add(Encode(ReturnRequest{1, {{64, 1, 4096, 2}}}, buffer));
   CommitRequest commit;
   commit.key = "a";
   seeds.Add(Encode(commit, buffer));
   seeds.Add(Encode(Recall{1}, buffer));
-  seeds.Add(Encode(ResolveRequest{1, 2}, buffer));
+  seeds.Add(Encode(ResolveRequest{1, 2, 0, {1, 2}, "a"}, buffer));
   seeds.Add(Encode(Location{Code::kOk, 1, 64, Slot{}}, buffer));
   seeds.Add(Encode(TouchSlots{{{1, 2}}}, buffer));
   seeds.Add(Encode(PinReply{{{Code::kOk, 5}}}, buffer));
