@@ -119,7 +119,7 @@ void HashFields(A& a, M& hash) {
 
 template <typename A, typename M>
 void KeysFields(A& a, M& m) {
-  a.Count(m.keys, 1, limits::kMaxKeysPerMessage);
+  a.Count(m.keys, 1, m.type == MessageType::kLookup ? 1 : limits::kMaxKeysPerMessage);
   a.Int(m.flags);
   Reserved<A, uint8_t>(a);
   a.Int(m.namespace_id);
@@ -223,6 +223,7 @@ void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, LeaseRep
   a.CodeByte(m.code);
   a.Int(m.retry_after_ms);
   a.Int(m.lease);
+  a.Int(m.lane);
   RangeFields(a, m.ranges, 0);
 }
 
@@ -241,6 +242,10 @@ template <typename A, typename M>
 void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, ResolveRequest> {
   a.Int(m.lane);
   a.Int(m.generation);
+  a.Int(m.namespace_id);
+  a.KeyLength(m.key);
+  MapFields(a, m.map);
+  a.KeyBytes(m.key);
 }
 
 template <typename A, typename M>

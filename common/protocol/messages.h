@@ -31,18 +31,18 @@ enum class MessageType : uint8_t {
   kKeysReply = 66,
   kPutReply = 67,
   kPong = 68,
-  // One-sided data path: formats laid down, spoken by verbs and shm.
+  // One-sided data path: spoken by verbs and shm; lookup, touch slots and pin by tcp as well.
   kLease = 16,       // LeaseRequest -> kLeaseReply
   kCommit = 17,      // CommitRequest -> kPutReply
   kReturn = 18,      // ReturnRequest, no answer
   kResolve = 19,     // ResolveRequest -> kPutReply
-  kLookup = 20,      // KeysRequest of one key -> kLocation
+  kLookup = 20,      // KeysRequest of exactly one key -> kLocation
   kTouchSlots = 21,  // TouchSlots, no answer
   kPin = 22,         // KeysRequest -> kPinReply
   kLeaseReply = 80,
   kLocation = 81,
   kPinReply = 82,
-  kRecall = 96,  // server -> client: Recall, answered by kReturn
+  kRecall = 96,  // server -> client: Recall, no reply; the client sends kReturn behind its WRITEs
 };
 
 // The first byte's type, or kProtocolError when there is none or its version is not ours.
@@ -126,6 +126,7 @@ struct LeaseReply {
   Code code = Code::kInternal;
   uint32_t retry_after_ms = 0;
   uint64_t lease = 0;
+  uint64_t lane = 0;  // the server's id of this connection, for ResolveRequest; never used twice
   std::vector<LeaseRange> ranges;  // at most kMaxLeaseRanges
 };
 inline constexpr size_t kMaxLeaseRanges = 128;
@@ -151,9 +152,13 @@ struct ReturnRequest {
 struct Recall {
   uint64_t lease = 0;
 };
+// Asks what became of a COMMIT on a lane that is given up: the server destroys that lane first.
 struct ResolveRequest {
   uint64_t lane = 0;
   uint64_t generation = 0;
+  uint16_t namespace_id = 0;
+  MapStamp map;
+  std::string_view key;
 };
 struct Location {
   Code code = Code::kMiss;

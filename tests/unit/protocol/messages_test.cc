@@ -58,6 +58,7 @@ LeaseReply SomeLease() {
   LeaseReply m;
   m.code = Code::kOk;
   m.lease = 12;
+  m.lane = 13;
   m.ranges = {{64, 100, 4096, 3}, {1 << 20, 200, 4096, 1}};
   return m;
 }
@@ -84,8 +85,8 @@ std::vector<Sample> Samples() {
   for (const MessageType type :
        {MessageType::kGet, MessageType::kExists, MessageType::kRemove, MessageType::kTouch,
         MessageType::kScrub, MessageType::kLookup, MessageType::kPin}) {
-    samples.push_back(
-        MakeSample("keys" + std::to_string(static_cast<int>(type)), SomeKeys(type, 5)));
+    samples.push_back(MakeSample("keys" + std::to_string(static_cast<int>(type)),
+                                 SomeKeys(type, type == MessageType::kLookup ? 1 : 5)));
   }
   samples.push_back(MakeSample("record", GetRecord{.code = Code::kOk,
                                                    .index = 3,
@@ -104,7 +105,7 @@ std::vector<Sample> Samples() {
   samples.push_back(MakeSample("commit", SomeCommit()));
   samples.push_back(MakeSample("return", ReturnRequest{5, {{64, 100, 4096, 3}}}));
   samples.push_back(MakeSample("recall", Recall{5}));
-  samples.push_back(MakeSample("resolve", ResolveRequest{5, 6}));
+  samples.push_back(MakeSample("resolve", ResolveRequest{5, 6, 7, kMap, kKey}));
   samples.push_back(MakeSample("location", Location{Code::kOk, 2000, 64, Slot{}}));
   samples.push_back(MakeSample("touches", TouchSlots{{{1, 2}, {3, 4}}}));
   samples.push_back(MakeSample("pin_reply", PinReply{{{Code::kOk, 100}, {Code::kMiss, 0}}}));
@@ -169,7 +170,26 @@ TEST(Messages, RepliesRoundTrip) {
   LeaseReply lease;
   ASSERT_TRUE(Decode(Encode(SomeLease(), buffer), &lease).ok());
   ASSERT_EQ(lease.ranges.size(), 2u);
+  EXPECT_EQ(lease.lane, 13u);
   EXPECT_EQ(lease.ranges[1].offset, 1u << 20);
+  ResolveRequest resolve;
+  ASSERT_TRUE(Decode(Encode(ResolveRequest{5, 6, 7, kMap, kKey}, buffer), &resolve).ok());
+  EXPECT_EQ(resolve.lane, 5u);
+  EXPECT_EQ(resolve.generation, 6u);
+  EXPECT_EQ(resolve.namespace_id, 7);
+  EXPECT_EQ(resolve.map.epoch, 99u);
+  EXPECT_EQ(resolve.key, kKey);
+}
+
+TEST(Messages, ALookupCarriesExactlyOneKey) {
+  MessageBuffer buffer;
+  const ByteSpan two = Encode(SomeKeys(MessageType::kPin, 2), buffer);
+  std::vector<std::byte> copy(two.begin(), two.end());
+  copy[0] = static_cast<std::byte>(MessageType::kLookup);
+  KeysRequest keys;
+  EXPECT_EQ(Decode(copy, &keys).code(), Code::kProtocolError);
+  ASSERT_TRUE(Decode(Encode(SomeKeys(MessageType::kLookup, 1), buffer), &keys).ok());
+  EXPECT_EQ(keys.keys.size(), 1u);
 }
 
 TEST(Messages, TheLongestOfEachFitIntoFourKib) {
