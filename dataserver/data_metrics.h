@@ -49,6 +49,20 @@ class DataMetrics {
   std::atomic<uint64_t> stalled_closed{0};
   std::atomic<uint64_t> abandoned_puts{0};
 
+  // One-sided peers.
+  std::atomic<uint64_t> leased_extents{0};
+  std::atomic<uint64_t> leases_refused{0};
+  std::atomic<uint64_t> returned_extents{0};
+  std::atomic<uint64_t> abandoned_extents{0};  // with their lane, or with their process
+  std::atomic<uint64_t> orphaned_lanes{0};     // closed while their process may still write
+  std::atomic<uint64_t> recalls{0};
+  std::atomic<uint64_t> recalls_unanswered{0};  // lanes destroyed for it
+  std::atomic<uint64_t> resolves{0};
+  std::atomic<uint64_t> lookups{0};
+  std::atomic<uint64_t> pins{0};
+  std::atomic<uint64_t> pins_refused{0};  // beyond their share of the pool
+  std::atomic<uint64_t> slot_touches{0};
+
  private:
   std::array<std::array<std::atomic<uint64_t>, kMaxCode + 1>, kDataOps> keys_{};
   std::array<Latency, kDataOps> latency_{};

@@ -32,20 +32,46 @@ std::optional<DataOp> OpOf(protocol::MessageType type) {
 
 }  // namespace
 
-DataSession::DataSession(DataContext& context, std::unique_ptr<transport::Connection> connection)
-    : context_(context), connection_(std::move(connection)), last_moved_(context.clock.Now()) {
+DataSession::DataSession(DataContext& context, std::unique_ptr<transport::Connection> connection,
+                         std::function<void()> wake)
+    : context_(context),
+      connection_(std::move(connection)),
+      shards_(context.map, context.self),
+      last_moved_(context.clock.Now()) {
+  if (context.one_sided != nullptr) {
+    one_sided_ = std::make_unique<OneSidedSession>(
+        *context.one_sided, context.pool, context.metrics, shards_,
+        OneSidedSession::Options{.is_lane = connection_->capabilities().one_sided,
+                                 .verify_puts = context.verify_puts,
+                                 .process = connection_->peer_process(),
+                                 .wake = std::move(wake)});
+  }
   connection_->Start(this);
   context_.metrics.connections.fetch_add(1, std::memory_order_relaxed);
 }
 
 DataSession::~DataSession() {
-  connection_->Close();
+  End();
   context_.metrics.connections.fetch_sub(1, std::memory_order_relaxed);
 }
 
+// The lane's grants are freed only behind Close: before it returns the peer may still write.
+void DataSession::End() {
+  connection_->Close();
+  if (one_sided_) one_sided_->End();
+}
+
 bool DataSession::Progress() {
+  if (one_sided_ && one_sided_->MustClose()) connection_->Close();
+  if (Move()) return true;
+  End();
+  return false;
+}
+
+bool DataSession::Move() {
   resumed_ = false;
   if (!connection_->Progress()) return false;
+  ResumeOneSided();
   PumpGet();
   // What PumpGet has posted goes out now, not at the next readiness event.
   if (streaming_) {
@@ -58,13 +84,17 @@ bool DataSession::Progress() {
 // Back-pressure: no further request while an answer streams or while the peer does not read its
 // replies.
 void DataSession::Pace() {
-  const bool pause = streaming_ || window_.size() > limits::kMaxUnreadReplies;
+  const bool pause = streaming_ || window_.size() > limits::kMaxUnreadReplies ||
+                     (one_sided_ && one_sided_->Waiting());
   if (paused_ && !pause) resumed_ = true;
   if (paused_ != pause) connection_->PauseReceive(pause);
   paused_ = pause;
 }
 
 void DataSession::Tick(Instant now) {
+  SendRecalls(now);
+  if (one_sided_ && one_sided_->Overdue(now)) connection_->Close();
+  if (connection_->closed()) return End();
   const auto& counters = connection_->counters();
   const uint64_t bytes = counters.bytes_in + counters.bytes_out;
   if (bytes != last_bytes_) {
@@ -77,10 +107,10 @@ void DataSession::Tick(Instant now) {
   const bool within_message = type_.has_value() || streaming_;
   if (within_message && now - last_moved_ > limits::kStalledPeer) {
     context_.metrics.stalled_closed.fetch_add(1, std::memory_order_relaxed);
-    connection_->Close();
+    End();
   } else if (session_ == 0 ? now - last_moved_ > limits::kSessionTimeout
                            : !context_.sessions.IsOpen(session_)) {
-    connection_->Close();
+    End();
   }
 }
 
@@ -94,45 +124,12 @@ void DataSession::Refuse(const Status& why) {
   connection_->Close();
 }
 
-protocol::MapStamp DataSession::Stamp() const {
-  if (table_ == nullptr) return {};
-  return {table_->version().term, table_->version().epoch};
-}
-
-// Takes the newest map for the request at hand.
-bool DataSession::LoadMap() {
-  auto table = context_.map.Get();
-  if (table != table_) {
-    table_ = std::move(table);
-    seed_.reset();
-  }
-  return table_ != nullptr;
-}
-
-// kOk and the hash, or why this server does not answer for the key.
-Code DataSession::CheckKey(NamespaceId ns, std::string_view key, Hash128* hash) {
-  if (table_ == nullptr) return Code::kWrongOwner;
-  if (!seed_ || seed_namespace_ != ns) {
-    seed_.reset();
-    for (const auto& [id, name] : table_->contents().namespaces) {
-      if (id == ns) seed_ = NamespaceSeed(name);
-    }
-    seed_namespace_ = ns;
-  }
-  // A namespace that only the client's newer map knows: it waits until this server has that map
-  // too.
-  if (!seed_) return Code::kWrongOwner;
-  *hash = HashKey(key, *seed_);
-  const ServerId self = context_.self.load(std::memory_order_acquire);
-  for (const ShardOwner& owner : table_->Owners(ShardOf(*hash))) {
-    if (owner.server == self && self != kNoServer) return Code::kOk;
-  }
-  return Code::kWrongOwner;
-}
-
 transport::PayloadTarget DataSession::OnMessage(uint64_t request_id, ByteSpan body,
                                                 uint64_t payload_bytes) {
-  if (session_ == 0) session_ = connection_->Tag().session;
+  if (session_ == 0) {
+    session_ = connection_->Tag().session;
+    if (one_sided_) one_sided_->Begin(session_);
+  }
   context_.sessions.Touch(session_);
   const auto type = protocol::TypeOf(body);
   if (!type.ok()) {
@@ -143,7 +140,7 @@ transport::PayloadTarget DataSession::OnMessage(uint64_t request_id, ByteSpan bo
   request_id_ = request_id;
   body_.assign(body.begin(), body.end());
   received_ = context_.clock.Now();
-  LoadMap();
+  shards_.Load();
   if (*type == protocol::MessageType::kPut) return BeginPut(body_, payload_bytes);
   if (payload_bytes != 0) {
     Refuse(Status(Code::kProtocolError, "payload on a message that takes none"));
@@ -178,6 +175,7 @@ void DataSession::OnMessageEnd(uint64_t, std::optional<uint64_t> trailer) {
       AnswerKeys();
       break;
     default:
+      if (one_sided_ && OneSidedSession::Takes(type)) return AnswerOneSided(type);
       return Refuse(Status(Code::kProtocolError, "message type " +
                                                      std::to_string(static_cast<int>(type)) +
                                                      " is not served over this transport"));
@@ -212,7 +210,7 @@ transport::PayloadTarget DataSession::BeginPut(ByteSpan body, uint64_t payload_b
     Refuse(Status(Code::kProtocolError, "put whose payload differs from its length"));
     return {};
   }
-  put_code_ = CheckKey(put_.namespace_id, put_.key, &put_hash_);
+  put_code_ = shards_.Check(put_.namespace_id, put_.key, &put_hash_);
   if (put_code_ == Code::kOk && put_.ttl_ms != 0) put_code_ = Code::kInvalidArgument;
   if (put_code_ == Code::kOk && put_.mode == 0) {
     uint64_t length = 0;
@@ -258,7 +256,7 @@ void DataSession::EndPut(std::optional<uint64_t> trailer) {
   protocol::PutReply reply = {.code = put_code_,
                               .retry_after_ms = put_code_ == Code::kBusy ? kBusyRetryMs : 0,
                               .generation = generation,
-                              .map = Stamp()};
+                              .map = shards_.Stamp()};
   protocol::MessageBuffer buffer;
   ReplyWith(protocol::Encode(reply, buffer));
 }
@@ -267,7 +265,7 @@ void DataSession::EndPut(std::optional<uint64_t> trailer) {
 
 Code DataSession::AnswerKey(const protocol::KeyEntry& entry) {
   Hash128 hash;
-  if (const Code code = CheckKey(keys_.namespace_id, entry.key, &hash); code != Code::kOk)
+  if (const Code code = shards_.Check(keys_.namespace_id, entry.key, &hash); code != Code::kOk)
     return code;
   uint64_t length = 0;
   switch (keys_.type) {
@@ -283,16 +281,18 @@ Code DataSession::AnswerKey(const protocol::KeyEntry& entry) {
 // A chain comes root first; touched deepest first, its root ends up most recent and outlives its
 // leaves.
 void DataSession::TouchInReverse(const std::vector<Code>& codes) {
+  Hash128 hash;
   for (size_t i = codes.size(); i-- > 0;) {
     if (codes[i] != Code::kOk) continue;
     const std::string_view key = keys_.keys[i].key;
-    context_.pool.Touch(HashKey(key, *seed_), keys_.namespace_id, key);
+    if (shards_.Check(keys_.namespace_id, key, &hash) != Code::kOk) continue;
+    context_.pool.Touch(hash, keys_.namespace_id, key);
   }
 }
 
 void DataSession::AnswerKeys() {
   protocol::KeysReply reply;
-  reply.map = Stamp();
+  reply.map = shards_.Stamp();
   reply.codes.reserve(keys_.keys.size());
   const DataOp op = *OpOf(keys_.type);
   for (const protocol::KeyEntry& entry : keys_.keys) {
@@ -302,6 +302,36 @@ void DataSession::AnswerKeys() {
   if (op == DataOp::kExists || op == DataOp::kTouch) TouchInReverse(reply.codes);
   protocol::MessageBuffer buffer;
   ReplyWith(protocol::Encode(reply, buffer));
+}
+
+// ---- one-sided peers
+
+void DataSession::AnswerOneSided(protocol::MessageType type) {
+  protocol::MessageBuffer buffer;
+  const auto answer = one_sided_->Answer(type, body_, received_, buffer);
+  if (!answer.ok()) return Refuse(answer.status());
+  if (one_sided_->Waiting()) return Pace();  // type_ stays: the message is being answered
+  if (!answer->empty()) ReplyWith(*answer);
+  type_.reset();
+}
+
+void DataSession::ResumeOneSided() {
+  if (!one_sided_ || !one_sided_->Waiting()) return;
+  protocol::MessageBuffer buffer;
+  const ByteSpan answer = one_sided_->Resume(buffer);
+  if (answer.empty()) return;
+  type_.reset();
+  ReplyWith(answer);
+}
+
+void DataSession::SendRecalls(Instant now) {
+  if (!one_sided_ || connection_->closed()) return;
+  protocol::MessageBuffer buffer;
+  for (const uint64_t lease : one_sided_->TakeRecalls(now)) {
+    AddReply(0, protocol::Encode(protocol::Recall{lease}, buffer));
+    window_.push_back({});
+  }
+  Flush();
 }
 
 // ---- get
@@ -318,7 +348,7 @@ void DataSession::BeginGet() {
 void DataSession::AddGetRecord() {
   const bool allow_shorter = (keys_.flags & protocol::kGetAllowShorter) != 0;
   const size_t first = next_key_;
-  protocol::GetRecord record = {.index = static_cast<uint16_t>(first), .map = Stamp()};
+  protocol::GetRecord record = {.index = static_cast<uint16_t>(first), .map = shards_.Stamp()};
   StreamedValue streamed;
   transport::ConstSegment payload;
   Code run_code = Code::kOk;
@@ -326,7 +356,7 @@ void DataSession::AddGetRecord() {
     const protocol::KeyEntry& entry = keys_.keys[next_key_];
     Hash128 hash;
     PinnedValue pinned;
-    Code code = CheckKey(keys_.namespace_id, entry.key, &hash);
+    Code code = shards_.Check(keys_.namespace_id, entry.key, &hash);
     if (code == Code::kOk)
       code = context_.pool.Acquire(hash, keys_.namespace_id, entry.key, &pinned);
     if (next_key_ > first &&
@@ -357,7 +387,7 @@ void DataSession::AddGetRecord() {
   record.run = static_cast<uint16_t>(next_key_ - first);
   context_.metrics.CountKeys(DataOp::kGet, record.code, record.run);
   protocol::MessageBuffer buffer;
-  PendingReply& reply = AddReply(protocol::Encode(record, buffer));
+  PendingReply& reply = AddReply(request_id_, protocol::Encode(record, buffer));
   reply.payload = payload;
   reply.has_payload = payload.data != nullptr;
   window_bytes_ += streamed.bytes;
@@ -395,7 +425,7 @@ void DataSession::OnComplete(const Status&) {
 // ---- replies
 
 // To be sent by Flush; the caller adds its entry to window_.
-DataSession::PendingReply& DataSession::AddReply(ByteSpan body) {
+DataSession::PendingReply& DataSession::AddReply(uint64_t request_id, ByteSpan body) {
   if (spare_.empty()) {
     replies_.push_back(std::make_unique<PendingReply>());
   } else {
@@ -403,15 +433,14 @@ DataSession::PendingReply& DataSession::AddReply(ByteSpan body) {
     spare_.pop_back();
   }
   PendingReply& reply = *replies_.back();
-  SIMM_CHECK(body.size() <= reply.body.size(), "reply longer than its buffer");
-  std::copy(body.begin(), body.end(), reply.body.begin());
-  reply.size = body.size();
+  reply.request_id = request_id;
+  reply.body.assign(body.begin(), body.end());
   reply.has_payload = false;
   return reply;
 }
 
 void DataSession::ReplyWith(ByteSpan body) {
-  AddReply(body);
+  AddReply(request_id_, body);
   window_.push_back({});
   Flush();
 }
@@ -422,8 +451,8 @@ void DataSession::Flush() {
   items.reserve(replies_.size());
   for (const auto& reply : replies_) {
     transport::WorkItem& item = items.emplace_back();
-    item.message.request_id = request_id_;
-    item.message.body = ByteSpan(reply->body).first(reply->size);
+    item.message.request_id = reply->request_id;
+    item.message.body = reply->body;
     if (reply->has_payload) item.message.payload = {&reply->payload, 1};
     item.completion = this;
   }

@@ -1,8 +1,8 @@
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,8 +14,10 @@
 #include "common/routing/map_holder.h"
 #include "common/transport/transport.h"
 #include "dataserver/data_metrics.h"
+#include "dataserver/one_sided_session.h"
 #include "dataserver/pool.h"
 #include "dataserver/session_table.h"
+#include "dataserver/shard_check.h"
 
 namespace simm::dataserver {
 
@@ -28,15 +30,20 @@ struct DataContext {
   const Clock& clock;
   // Own id in the map; kNoServer until registered.
   const std::atomic<ServerId>& self;
-  bool verify_puts = true;  // compare a put's checksum with its bytes before publishing
+  bool verify_puts = true;             // compare a put's checksum with its bytes before publishing
+  OneSidedState* one_sided = nullptr;  // nullptr: leases, lookups and pins are refused
 };
 
 // The server's end of one data connection: decodes requests, answers them from the pool in the
 // order in which they come. One-thread. While an answer streams, no further request is begun, and
-// at most kReplyWindowBytes (or one value) are pinned for it: a slow reader holds no more.
+// at most kReplyWindowBytes (or one value) are pinned for it: a slow reader holds no more. Peers
+// that write by themselves lease and commit through the OneSidedSession within.
 class DataSession final : public transport::Receiver, private transport::Completion {
  public:
-  DataSession(DataContext& context, std::unique_ptr<transport::Connection> connection);
+  // `wake`: called from any thread to have Progress called soon; empty where it is called again and
+  // again anyhow.
+  DataSession(DataContext& context, std::unique_ptr<transport::Connection> connection,
+              std::function<void()> wake = {});
   ~DataSession() override;
 
   // Moves what can be moved; false when the connection is closed and the session can be destroyed.
@@ -62,17 +69,17 @@ class DataSession final : public transport::Receiver, private transport::Complet
     uint64_t bytes = 0;
   };
   struct PendingReply {
-    std::array<std::byte, 192> body;  // the longest reply is a KeysReply of 128 codes
-    size_t size = 0;
+    uint64_t request_id = 0;
+    std::vector<std::byte> body;  // keeps its capacity from reply to reply
     transport::ConstSegment payload;
     bool has_payload = false;
   };
 
   void OnComplete(const Status& status) override;  // of the oldest streamed record or reply
 
+  bool Move();
+  void End();
   void Refuse(const Status& why);
-  bool LoadMap();
-  Code CheckKey(NamespaceId ns, std::string_view key, Hash128* hash);
   transport::PayloadTarget BeginPut(ByteSpan body, uint64_t payload_bytes);
   void EndPut(std::optional<uint64_t> trailer);
   void BeginGet();
@@ -81,14 +88,18 @@ class DataSession final : public transport::Receiver, private transport::Complet
   void AnswerKeys();
   Code AnswerKey(const protocol::KeyEntry& entry);
   void TouchInReverse(const std::vector<Code>& codes);
-  PendingReply& AddReply(ByteSpan body);
+  void AnswerOneSided(protocol::MessageType type);
+  void ResumeOneSided();
+  void SendRecalls(Instant now);
+  PendingReply& AddReply(uint64_t request_id, ByteSpan body);
   void ReplyWith(ByteSpan body);
   void Flush();
   void Pace();
-  protocol::MapStamp Stamp() const;
 
   DataContext& context_;
   std::unique_ptr<transport::Connection> connection_;
+  ShardCheck shards_;
+  std::unique_ptr<OneSidedSession> one_sided_;
   uint64_t session_ = 0;
 
   // The message being received or answered.
@@ -97,9 +108,6 @@ class DataSession final : public transport::Receiver, private transport::Complet
   std::vector<std::byte> body_;  // keys point in here
   protocol::KeysRequest keys_;
   Instant received_;
-  std::shared_ptr<const RouteTable> table_;
-  NamespaceId seed_namespace_ = 0;
-  std::optional<uint64_t> seed_;
 
   // A put under way.
   protocol::PutRequest put_;

@@ -31,7 +31,8 @@ void FullFence() {
 }  // namespace
 
 Index::Index(MutableByteSpan memory, const protocol::PoolGeometry& geometry)
-    : buckets_(memory.data() + geometry.buckets_offset),
+    : memory_(memory.data()),
+      buckets_(memory.data() + geometry.buckets_offset),
       overflow_area_(memory.data() + geometry.overflow_offset),
       bucket_count_(geometry.bucket_count),
       bucket_slots_(static_cast<uint32_t>(geometry.slots())),
@@ -58,6 +59,10 @@ protocol::Slot Index::Load(SlotId id) const {
   SlotWords words;
   for (size_t i = 0; i < kSlotWords; ++i) words[i] = Word(id, i);
   return std::bit_cast<protocol::Slot>(words);
+}
+
+uint64_t Index::OffsetOf(SlotId id) const {
+  return static_cast<uint64_t>(reinterpret_cast<std::byte*>(Words(id)) - memory_);
 }
 
 uint64_t Index::BucketOf(const Hash128& hash) const { return simm::BucketOf(hash, bucket_count_); }

@@ -72,6 +72,8 @@ class Index {
     return protocol::SlotWord{Word(id, 0)}.state() == protocol::SlotState::kLive;
   }
   uint32_t ExtentOf(SlotId id) const { return extents_[id]; }
+  // Of the slot in the index file.
+  uint64_t OffsetOf(SlotId id) const;
   uint64_t BucketOf(const Hash128& hash) const;
   bool IsOverflow(SlotId id) const { return id >= bucket_slots_; }
   // Slots in buckets, and all of them.
@@ -91,6 +93,7 @@ class Index {
   void SetOverflowCount(uint64_t bucket, uint32_t count);
   uint32_t* OverflowField(uint64_t bucket) const;
 
+  std::byte* const memory_;
   std::byte* const buckets_;
   std::byte* const overflow_area_;
   const uint64_t bucket_count_;

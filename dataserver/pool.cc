@@ -105,24 +105,20 @@ Result<Grant> Pool::Allocate(const Hash128&, NamespaceId ns, std::string_view ke
   const Instant now = core.clock.Now();
   Grant grant;
   uint64_t offset = 0;
-  {
+  Space::Clearing clearing;
+  auto step = Core::Step::kMore;
+  for (size_t holds = Core::MostHolds(bytes); holds > 0 && step == Core::Step::kMore; --holds) {
+    Core::Hold hold;
     MutexLock lock(core.mutex);
-    grant.generation = core.NextGeneration();
-    grant.extent = core.space.Grant(bytes, grant.generation);
-    if (grant.extent == kNoExtent && core.space.Plan(bytes, &core.victims)) {
-      const EvictionCause cause =
-          core.victims.size() > 1 ? EvictionCause::kContiguity : EvictionCause::kMemory;
-      for (const uint32_t victim : core.victims) core.Evict(victim, cause, now);
-      core.counters.inline_evictions += core.victims.size();
-      grant.extent = core.space.Grant(bytes, grant.generation);
-      SIMM_CHECK(grant.extent != kNoExtent, "evicted what was planned and still no room");
-    }
+    if (grant.generation == 0) grant.generation = core.NextGeneration();
+    step = core.GrantStep(bytes, grant.generation, now, &hold, &clearing, &grant.extent);
     core.NoteChange();
-    if (grant.extent == kNoExtent) {
-      ++core.counters.busy;
-      return Status(Code::kBusy, "no room for " + FormatSize(bytes) + ": granted or being read");
-    }
-    offset = core.space.allocator().OffsetOf(grant.extent);
+    if (step == Core::Step::kGranted) offset = core.space.allocator().OffsetOf(grant.extent);
+  }
+  if (step != Core::Step::kGranted) {
+    MutexLock lock(core.mutex);
+    ++core.counters.busy;
+    return Status(Code::kBusy, "no room for " + FormatSize(bytes) + ": granted or being read");
   }
   // Outside the lock: the extent is the writer's, and its page may have to be brought in.
   ExtentHeader header;
@@ -193,30 +189,6 @@ Code Pool::Commit(const Grant& grant, const Hash128& hash, NamespaceId ns, std::
     core.Publish(grant, id, slot, now);
   }
   core.NoteChange();
-  return Code::kOk;
-}
-
-void Pool::Abandon(const Grant& grant) {
-  MutexLock lock(core_->mutex);
-  SIMM_CHECK(core_->space.Is(grant.extent, ExtentState::kGranted, grant.generation),
-             "abandoned a grant that is gone");
-  core_->space.Abandon(grant.extent);
-  core_->NoteChange();
-}
-
-Code Pool::Acquire(const Hash128& hash, NamespaceId ns, std::string_view key, PinnedValue* out) {
-  Core& core = *core_;
-  MutexLock lock(core.mutex);
-  const SlotId id = core.Find(hash, ns, key);
-  if (id == kNoSlot) return Code::kMiss;
-  const Slot slot = core.index.Load(id);
-  const uint64_t head = protocol::ExtentHeadBytes(slot.key_bytes);
-  out->extent = core.index.ExtentOf(id);
-  out->generation = SlotWord{slot.word}.generation();
-  out->checksum = slot.checksum;
-  out->head = {core.At(slot.offset), head};
-  out->value = {core.At(slot.offset) + head, slot.value_bytes};
-  core.space.Pin(out->extent);
   return Code::kOk;
 }
 

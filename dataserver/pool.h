@@ -46,9 +46,10 @@ std::string_view EvictionCauseName(EvictionCause cause);
 struct PoolCounters {
   uint64_t evictions[kEvictionCauses] = {};
   uint64_t evicted_bytes = 0;
-  uint64_t inline_evictions = 0;  // on the put path, because the evictor had not kept up
-  uint64_t busy = 0;              // puts refused for want of memory
-  uint64_t dropped = 0;           // entries dropped with their shard
+  uint64_t inline_evictions = 0;       // on the put path, because the evictor had not kept up
+  uint64_t most_victims_per_hold = 0;  // of these, under one hold of the lock
+  uint64_t busy = 0;                   // puts refused for want of memory
+  uint64_t dropped = 0;                // entries dropped with their shard
   uint64_t touches = 0;
   uint64_t last_evicted_age_ms = 0;  // since its last use
 };
@@ -66,6 +67,26 @@ struct Grant {
   uint64_t generation = 0;
   uint32_t extent = 0;    // handle inside the pool
   MutableByteSpan value;  // where the bytes go
+};
+
+// An extent granted to a remote writer, who writes head and value by himself: GRANTED until
+// CommitWritten or AbandonBlank, one of which must follow.
+struct LeasedExtent {
+  uint64_t generation = 0;
+  uint64_t offset = 0;  // in the data file
+  uint64_t bytes = 0;
+  uint32_t extent = 0;  // handle inside the pool
+};
+
+// What a remote writer says that it has written into a leased extent.
+struct WrittenValue {
+  Hash128 hash;
+  NamespaceId ns = 0;
+  std::string_view key;
+  uint64_t value_bytes = 0;
+  uint64_t checksum = 0;
+  PutMode mode = PutMode::kIfAbsent;
+  PutHints hints;
 };
 
 // A live value held for a reader: its bytes stay as they are until Release, whatever is evicted.
@@ -114,8 +135,27 @@ class Pool {
   // Frees a grant that was not committed. Only when nobody can write to it any more.
   void Abandon(const Grant& grant);
 
+  // Grants up to `count` extents of exactly `bytes`, nothing written, for somebody who writes from
+  // outside; generations ascend. Evicts inline, within bounds; fewer when no more can be had.
+  // kInvalidArgument: not a multiple of 64, or none. kTooLarge: can never fit. kBusy: none now.
+  Result<std::vector<LeasedExtent>> GrantBlank(uint64_t bytes, uint32_t count);
+  // Publishes what has been written into the extent, if its head, read once, says the same; with
+  // `verify`, if the value's checksum agrees too. As Commit; also kInvalidArgument (the extent has
+  // another size than key and value need) and kCorrupt (other bytes). Only when the writer's writes
+  // are placed. The grant is gone in every case.
+  Code CommitWritten(const LeasedExtent& leased, const WrittenValue& written, bool verify);
+  // Frees grants that were not committed. Only when nobody can write to them any more.
+  void AbandonBlank(std::span<const LeasedExtent> leased);
+  // Whether the live value of the key is the one of this generation.
+  bool IsLive(const Hash128& hash, NamespaceId ns, std::string_view key, uint64_t generation);
+  // The reserve is short and the evictor finds nothing to evict: too much is granted or pinned.
+  bool IsShort() const;
+
   // kOk and a pin; kMiss. Does not touch.
   Code Acquire(const Hash128& hash, NamespaceId ns, std::string_view key, PinnedValue* out);
+  // The same with the slot as it is now and its offset in the index file; touches.
+  Code Locate(const Hash128& hash, NamespaceId ns, std::string_view key, PinnedValue* out,
+              protocol::Slot* slot, uint64_t* slot_offset);
   void Release(const PinnedValue& pinned);
   // kOk and the length, or kMiss.
   Code Lookup(const Hash128& hash, NamespaceId ns, std::string_view key, uint64_t* value_bytes);

@@ -20,7 +20,14 @@ namespace simm::dataserver {
 // Above it the evictor evicts by count.
 inline constexpr double kMaxIndexLoad = 0.7;
 
-// What is behind a Pool, and the steps that its methods share. Included by pool.cc only.
+// Entries that one hold of the lock evicts to make room for a put: at about 1 us each, half a
+// millisecond. Choosing them costs as much as several evictions, hence the second bound.
+inline constexpr size_t kVictimsPerHold = 512;
+inline constexpr size_t kPlansPerHold = 8;
+// Holds that are added to those a clearing needs when nobody takes its room; then the put is busy.
+inline constexpr size_t kSpareHolds = 16;
+
+// What is behind a Pool, and the steps that its methods share. Included by pool*.cc only.
 class Pool::Core {
  public:
   Core(std::unique_ptr<PoolFiles> files_in, const protocol::PoolGeometry& geometry_in,
@@ -36,6 +43,45 @@ class Pool::Core {
   }
   std::byte* At(uint64_t offset) const { return files->data().data() + offset; }
 
+  // What one hold of the lock may still do, and where a clearing goes on in the next.
+  struct Hold {
+    size_t victims = kVictimsPerHold;
+    size_t plans = kPlansPerHold;
+  };
+  enum class Step : uint8_t { kGranted, kMore, kNone };
+  // Towards one extent, within the hold: kMore: drop the lock and come again with a new Hold and
+  // the same `clearing`. kNone: nothing that may be evicted helps.
+  Step GrantStep(uint64_t bytes, uint64_t generation, Instant now, Hold* hold,
+                 Space::Clearing* clearing, uint32_t* extent) SIMM_REQUIRES(mutex) {
+    *extent = space.Grant(bytes, generation);
+    if (*extent != kNoExtent) return Step::kGranted;
+    if (hold->victims == 0 || hold->plans == 0) return Step::kMore;
+    --hold->plans;
+    const bool goes_on = clearing->next != kNoExtent;
+    if (!space.Plan(bytes, hold->victims, clearing, &victims)) return Step::kNone;
+    const EvictionCause cause = goes_on || !clearing->complete || victims.size() > 1
+                                    ? EvictionCause::kContiguity
+                                    : EvictionCause::kMemory;
+    for (const uint32_t victim : victims) Evict(victim, cause, now);
+    counters.inline_evictions += victims.size();
+    hold->victims -= victims.size();
+    NoteHold(*hold);
+    if (!clearing->complete) return Step::kMore;
+    *clearing = {};
+    *extent = space.Grant(bytes, generation);
+    SIMM_CHECK(*extent != kNoExtent, "evicted what was planned and still no room");
+    return Step::kGranted;
+  }
+  void NoteHold(const Hold& hold) SIMM_REQUIRES(mutex) {
+    counters.most_victims_per_hold =
+        std::max<uint64_t>(counters.most_victims_per_hold, kVictimsPerHold - hold.victims);
+  }
+  // Holds after which making room for `bytes` is given up: even if all of it is the smallest
+  // entries.
+  static size_t MostHolds(uint64_t bytes) {
+    return bytes / (kVictimsPerHold * protocol::ExtentHeadBytes(1)) + kSpareHolds;
+  }
+
   SlotId Find(const Hash128& hash, NamespaceId ns, std::string_view key) const
       SIMM_REQUIRES(mutex) {
     return index.Find(hash, [&](const protocol::Slot& slot) {
@@ -43,6 +89,18 @@ class Pool::Core {
       if (!HeaderAgrees(ReadHeader(At(slot.offset)), slot)) return false;
       return KeyIs(At(slot.offset), key);
     });
+  }
+  // Holds the entry of a live slot for a reader; its slot as it is.
+  protocol::Slot PinLive(SlotId id, PinnedValue* out) SIMM_REQUIRES(mutex) {
+    const protocol::Slot slot = index.Load(id);
+    const uint64_t head = protocol::ExtentHeadBytes(slot.key_bytes);
+    out->extent = index.ExtentOf(id);
+    out->generation = protocol::SlotWord{slot.word}.generation();
+    out->checksum = slot.checksum;
+    out->head = {At(slot.offset), head};
+    out->value = {At(slot.offset) + head, slot.value_bytes};
+    space.Pin(out->extent);
+    return slot;
   }
   // Takes the entry out of index and policy; its bytes go to limbo, or stay for who holds them.
   void Unpublish(SlotId id, Instant now) SIMM_REQUIRES(mutex) {

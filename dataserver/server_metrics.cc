@@ -50,6 +50,26 @@ void CollectRequests(const DataMetrics& data, metrics::Sink& sink) {
         "Data connections closed because no byte moved within a message.", data.stalled_closed);
   count("simm_dataserver_abandoned_puts_total",
         "Puts whose connection ended before their last byte.", data.abandoned_puts);
+  count("simm_dataserver_leased_extents_total", "Extents leased to remote writers.",
+        data.leased_extents);
+  count("simm_dataserver_leases_refused_total", "Leases refused: too much is leased, or no room.",
+        data.leases_refused);
+  count("simm_dataserver_returned_extents_total", "Leased extents returned unused.",
+        data.returned_extents);
+  count("simm_dataserver_abandoned_extents_total", "Leased extents freed with lane or process.",
+        data.abandoned_extents);
+  count("simm_dataserver_orphaned_lanes_total",
+        "Lanes closed whose extents wait for the end of their process.", data.orphaned_lanes);
+  count("simm_dataserver_recalls_total", "Leases recalled.", data.recalls);
+  count("simm_dataserver_recalls_unanswered_total",
+        "Lanes destroyed because a recall was not answered.", data.recalls_unanswered);
+  count("simm_dataserver_resolves_total", "Questions after puts on lanes given up.", data.resolves);
+  count("simm_dataserver_lookups_total", "Locations asked by message.", data.lookups);
+  count("simm_dataserver_pins_total", "Values held for a time.", data.pins);
+  count("simm_dataserver_pins_refused_total", "Values not held: too much is held already.",
+        data.pins_refused);
+  count("simm_dataserver_slot_touches_total", "Uses reported by one-sided readers.",
+        data.slot_touches);
   sink.Gauge("simm_dataserver_connections", "Open data connections.", {{"transport", "tcp"}},
              static_cast<double>(data.connections.load(std::memory_order_relaxed)));
 }

@@ -320,10 +320,43 @@ void Space::ListVictims(const Run& run, size_t max_victims, std::vector<uint32_t
   front_generation_ = at == kNoExtent ? 0 : records_[at].generation;
 }
 
-bool Space::Plan(uint64_t bytes, std::vector<uint32_t>* victims) {
+// The next entries of a run that was begun: costs what it lists, not what the run is long.
+bool Space::ListFurther(uint64_t bytes, size_t max_victims, Clearing* clearing,
+                        std::vector<uint32_t>* victims) const {
+  victims->clear();
+  if (!Is(clearing->next, ExtentState::kLive, clearing->generation)) return false;
+  uint64_t won = 0;
+  for (uint32_t at = allocator_.Before(clearing->next); at != kNoExtent && IsOpen(at);
+       at = allocator_.Before(at)) {
+    won += allocator_.BytesOf(at);
+  }
+  uint32_t at = clearing->next;
+  for (; at != kNoExtent && won < bytes; at = allocator_.After(at)) {
+    if (!IsOpen(at)) {
+      if (!IsEvictable(at)) return false;
+      if (victims->size() == max_victims) break;
+      victims->push_back(at);
+    }
+    won += allocator_.BytesOf(at);
+  }
+  clearing->complete = won >= bytes;
+  if (!clearing->complete && at == kNoExtent) return false;
+  if (!clearing->complete) *clearing = {at, records_[at].generation, false};
+  return true;
+}
+
+bool Space::Plan(uint64_t bytes, size_t max_victims, Clearing* clearing,
+                 std::vector<uint32_t>* victims) {
+  bytes = RoundUp(bytes, protocol::kExtentAlign);
+  if (clearing->next != kNoExtent && ListFurther(bytes, max_victims, clearing, victims)) {
+    return true;
+  }
   Run run;
-  if (!FindRun(RoundUp(bytes, protocol::kExtentAlign), &run)) return false;
-  ListVictims(run, SIZE_MAX, victims);
+  *clearing = {};
+  if (!FindRun(bytes, &run)) return false;
+  ListVictims(run, max_victims, victims);
+  clearing->complete = victims->size() == run.victims;
+  if (!clearing->complete) *clearing = {front_, front_generation_, false};
   return true;
 }
 

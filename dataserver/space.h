@@ -63,10 +63,18 @@ class Space {
   void ExpireLimbo(Instant now);
   void EndLimbo();
 
+  // Where the clearing of a long run goes on: the entry behind what has been cleared of it.
+  struct Clearing {
+    uint32_t next = kNoExtent;
+    uint64_t generation = 0;
+    bool complete = false;  // with the victims listed last, Grant succeeds
+  };
   // The live entries to unpublish so that Grant(bytes) succeeds: the cheapest contiguous run around
-  // one of the coldest entries. At least one. False: whatever is evicted, GRANTED or PINNED bytes
-  // are in the way.
-  bool Plan(uint64_t bytes, std::vector<uint32_t>* victims);
+  // one of the coldest entries. At least one, at most `max_victims`: if that is not all of them
+  // (!clearing->complete), unpublish these and ask again with the same `clearing`; others may have
+  // taken of the room in between, then it reaches further. False: whatever is evicted, GRANTED or
+  // PINNED bytes are in the way.
+  bool Plan(uint64_t bytes, size_t max_victims, Clearing* clearing, std::vector<uint32_t>* victims);
   // One step of working ahead: the entries to unpublish next so that the reserve is kept, at most
   // `max_victims`; after kContiguity also call EndLimbo. False: nothing to do, or nothing that
   // helps.
@@ -132,6 +140,8 @@ class Space {
   bool Sweep(uint64_t bytes, Run* best) const;
   bool FindRun(uint64_t bytes, Run* best);
   void ListVictims(const Run& run, size_t max_victims, std::vector<uint32_t>* victims);
+  bool ListFurther(uint64_t bytes, size_t max_victims, Clearing* clearing,
+                   std::vector<uint32_t>* victims) const;
 
   Allocator allocator_;
   EvictionPolicy& policy_;

@@ -44,6 +44,22 @@ inline constexpr uint64_t kReplyWindowBytes =
 inline constexpr size_t kReplyWindowItems = 64;
 inline constexpr size_t kMaxUnreadReplies = 256;  // of one connection, beyond which it is not read
 inline constexpr auto kStalledPeer = 10s;         // no byte moved within a frame or an answer
+inline constexpr auto kDataTick = 250ms;          // how often the data port looks at its clocks
+
+// Leases, lanes and pins of a data server's one-sided peers.
+inline constexpr uint32_t kMaxLeaseExtents = 1024;  // of one LEASE
+inline constexpr size_t kMaxLeasesPerLane = 256;
+inline constexpr uint64_t kLeaseShare = 100;  // leases over all clients: this part of the pool
+inline constexpr uint64_t kBatchShare = 8;    // with what batches lease beyond it: this part
+inline constexpr uint64_t kOwnLeaseBytes = 64ULL << 20;  // what a lane may hold beyond kLeaseShare
+inline constexpr uint64_t kProcessShare = 100;           // of one process that cannot be cut off
+inline constexpr auto kLeaseIdle = 5s;       // untouched for so long, a lease may be recalled
+inline constexpr auto kLeaseIdleShort = 1s;  // while puts are refused for want of memory
+inline constexpr auto kRecallAnswer = 2s;    // else the lane is destroyed
+inline constexpr size_t kMaxRecallsPerTick = 64;
+inline constexpr auto kPinTime = 2s;
+inline constexpr size_t kMaxPins = 65536;
+inline constexpr uint64_t kPinShare = 4;  // held by pins at most: this part of the pool
 
 // Manager.
 inline constexpr auto kHeartbeat = 1s;

@@ -69,7 +69,7 @@ class SimConnection final : public Connection {
   SessionTag Tag() const override { return tag_; }
   const ConnectionCounters& counters() const override { return counters_; }
 
-  bool HasWork() const { return !closed_ && !work_.empty(); }
+  bool HasWork() const { return !closed_ && !peer_left_ && !work_.empty(); }
   void StepOnce();
 
  private:

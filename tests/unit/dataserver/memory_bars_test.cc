@@ -32,7 +32,8 @@ class Server {
     const uint64_t bytes = protocol::ExtentBytes(kKeyBytes, value_bytes);
     uint32_t extent = space_.Grant(bytes, ++generation_);
     if (extent == kNoExtent) {
-      ASSERT_TRUE(space_.Plan(bytes, &victims_)) << "busy";
+      Space::Clearing clearing;
+      ASSERT_TRUE(space_.Plan(bytes, SIZE_MAX, &clearing, &victims_)) << "busy";
       Evict();
       extent = space_.Grant(bytes, generation_);
     }

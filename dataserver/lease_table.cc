@@ -1,0 +1,278 @@
+#include "dataserver/lease_table.h"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "common/base/check.h"
+#include "common/base/limits.h"
+
+namespace simm::dataserver {
+namespace {
+
+uint64_t Left(uint64_t limit, uint64_t used) { return limit > used ? limit - used : 0; }
+
+}  // namespace
+
+void LeaseTable::Charge(const LaneRef& lane, uint64_t bytes, uint64_t extents) {
+  LaneBooks& books = lanes_[lane.lane];
+  books.bytes += bytes;
+  books.process = lane.process;
+  if (lane.process) process_bytes_[lane.process->Name()] += bytes;
+  bytes_ += bytes;
+  extents_ += extents;
+}
+
+void LeaseTable::DischargeProcess(const transport::PeerProcess& process, uint64_t bytes) {
+  const auto it = process_bytes_.find(process.Name());
+  SIMM_CHECK(it != process_bytes_.end() && it->second >= bytes, "books of a process are wrong");
+  if ((it->second -= bytes) == 0) process_bytes_.erase(it);
+}
+
+void LeaseTable::Discharge(uint64_t lane, uint64_t bytes, uint64_t extents) {
+  const auto it = lanes_.find(lane);
+  SIMM_CHECK(it != lanes_.end() && it->second.bytes >= bytes, "books of a lane are wrong");
+  it->second.bytes -= bytes;
+  if (it->second.process && bytes > 0) DischargeProcess(*it->second.process, bytes);
+  bytes_ -= bytes;
+  extents_ -= extents;
+  if (it->second.bytes == 0 && it->second.leases.empty()) lanes_.erase(it);
+}
+
+LeaseTable::Admission LeaseTable::Admit(const LaneRef& lane, uint64_t bytes, uint32_t count) {
+  MutexLock lock(mutex_);
+  const auto books = lanes_.find(lane.lane);
+  const uint64_t held = books == lanes_.end() ? 0 : books->second.bytes;
+  if (books != lanes_.end() && books->second.leases.size() >= limits::kMaxLeasesPerLane) {
+    return {Code::kBusy, 0};
+  }
+  uint64_t n = std::min<uint64_t>(count, limits::kMaxLeaseExtents);
+  if (lane.process) {
+    const auto it = process_bytes_.find(lane.process->Name());
+    const uint64_t used = it == process_bytes_.end() ? 0 : it->second;
+    n = std::min(n, Left(pool_bytes_ / limits::kProcessShare, used) / bytes);
+    if (n == 0) return {Code::kFailedPrecondition, 0};
+  }
+  const uint64_t in_share = Left(pool_bytes_ / limits::kLeaseShare, bytes_);
+  const uint64_t own = Left(std::max(limits::kOwnLeaseBytes, bytes), held);
+  uint64_t in_all = Left(pool_bytes_ / limits::kBatchShare, bytes_);
+  if (bytes_ == 0) in_all = std::max(in_all, bytes);
+  n = std::min(n, std::min(std::max(in_share, own), in_all) / bytes);
+  n = std::min(n, Left(max_extents_, extents_));
+  if (n == 0) {
+    refused_ = true;
+    return {Code::kBusy, 0};
+  }
+  Charge(lane, n * bytes, n);
+  return {Code::kOk, static_cast<uint32_t>(n)};
+}
+
+uint64_t LeaseTable::Fill(const LaneRef& lane, uint64_t bytes, uint32_t admitted,
+                          std::span<const LeasedExtent> granted, Instant now) {
+  MutexLock lock(mutex_);
+  uint64_t id = 0;
+  if (!granted.empty()) {
+    id = ++last_lease_;
+    Lease& lease = leases_[id];
+    lease.lane = lane.lane;
+    lease.bytes = bytes;
+    for (const LeasedExtent& extent : granted) lease.extents[extent.generation] = extent;
+    lease.touched = now;
+    lease.beyond_share = bytes_ > pool_bytes_ / limits::kLeaseShare;
+    lanes_[lane.lane].leases.insert(id);
+  }
+  const uint64_t unused = admitted - granted.size();
+  Discharge(lane.lane, unused * bytes, unused);
+  return id;
+}
+
+void LeaseTable::Touch(Lease& lease, Instant now) {
+  lease.touched = now;
+  lease.recalled = false;
+  lease.recall_sent = {};
+}
+
+void LeaseTable::DropIfEmpty(std::map<uint64_t, Lease>::iterator it) {
+  if (!it->second.extents.empty()) return;
+  const auto books = lanes_.find(it->second.lane);
+  books->second.leases.erase(it->first);
+  if (books->second.bytes == 0 && books->second.leases.empty()) lanes_.erase(books);
+  leases_.erase(it);
+}
+
+LeaseTable::Held LeaseTable::Take(uint64_t lane, uint64_t lease, uint64_t generation,
+                                  uint64_t offset, Instant now, LeasedExtent* out) {
+  MutexLock lock(mutex_);
+  const auto it = leases_.find(lease);
+  if (it == leases_.end() || it->second.lane != lane) return Held::kNone;
+  const auto extent = it->second.extents.find(generation);
+  if (extent == it->second.extents.end()) return Held::kNone;
+  if (extent->second.offset != offset) return Held::kMismatch;
+  *out = extent->second;
+  it->second.extents.erase(extent);
+  Touch(it->second, now);
+  Discharge(lane, out->bytes, 1);
+  DropIfEmpty(it);
+  return Held::kHeld;
+}
+
+bool LeaseTable::Plausible(const protocol::LeaseRange& range) const {
+  return range.extent_bytes != 0 && range.count != 0 &&
+         range.extent_bytes % protocol::kExtentAlign == 0 &&
+         range.offset % protocol::kExtentAlign == 0 && range.extent_bytes <= pool_bytes_ &&
+         range.offset <= pool_bytes_ &&
+         range.count <= (pool_bytes_ - range.offset) / range.extent_bytes &&
+         range.first_generation <= UINT64_MAX - range.count;
+}
+
+Result<std::vector<LeasedExtent>> LeaseTable::TakeRanges(
+    uint64_t lane, uint64_t lease, std::span<const protocol::LeaseRange> ranges, Instant now) {
+  const Status garbage(Code::kProtocolError, "return of ranges that were never leased");
+  MutexLock lock(mutex_);
+  if (lease == 0 || lease > last_lease_) return garbage;
+  for (const protocol::LeaseRange& range : ranges) {
+    if (!Plausible(range)) return garbage;
+  }
+  const auto it = leases_.find(lease);
+  std::vector<LeasedExtent> taken;
+  if (it == leases_.end()) return taken;  // all of it has been committed
+  if (it->second.lane != lane) return garbage;
+  auto& extents = it->second.extents;
+  for (const protocol::LeaseRange& range : ranges) {
+    const uint64_t end = range.first_generation + range.count;
+    for (auto at = extents.lower_bound(range.first_generation);
+         at != extents.end() && at->first < end; ++at) {
+      const uint64_t offset =
+          range.offset + (at->first - range.first_generation) * range.extent_bytes;
+      if (range.extent_bytes != at->second.bytes || offset != at->second.offset) return garbage;
+    }
+  }
+  for (const protocol::LeaseRange& range : ranges) {
+    const uint64_t end = range.first_generation + range.count;
+    for (auto at = extents.lower_bound(range.first_generation);
+         at != extents.end() && at->first < end;) {
+      taken.push_back(at->second);
+      at = extents.erase(at);
+    }
+  }
+  Touch(it->second, now);
+  if (!taken.empty()) Discharge(lane, taken.size() * it->second.bytes, taken.size());
+  DropIfEmpty(it);
+  return taken;
+}
+
+std::vector<LeasedExtent> LeaseTable::EndLane(const LaneRef& lane) {
+  MutexLock lock(mutex_);
+  std::vector<LeasedExtent> extents;
+  const auto books = lanes_.find(lane.lane);
+  if (books == lanes_.end()) return extents;
+  const std::set<uint64_t> ended = books->second.leases;
+  uint64_t bytes = 0;
+  for (const uint64_t id : ended) {
+    const auto it = leases_.find(id);
+    for (const auto& [generation, extent] : it->second.extents) {
+      extents.push_back(extent);
+      bytes += extent.bytes;
+    }
+    leases_.erase(it);
+  }
+  books->second.leases.clear();
+  if (!lane.process) {
+    Discharge(lane.lane, bytes, extents.size());
+    return extents;
+  }
+  // Still charged to process and pool.
+  lanes_.erase(books);
+  if (extents.empty()) return extents;
+  orphan_bytes_ += bytes;
+  orphans_.push_back({lane.process, std::move(extents)});
+  return {};
+}
+
+std::vector<LeasedExtent> LeaseTable::TakeEnded() {
+  // Asked outside the lock: each answer is a system call.
+  std::vector<std::shared_ptr<transport::PeerProcess>> asked;
+  {
+    MutexLock lock(mutex_);
+    for (const Orphans& orphans : orphans_) {  // no more than there are extents
+      if (asked.empty() || asked.back() != orphans.process) asked.push_back(orphans.process);
+    }
+  }
+  std::erase_if(asked, [](const auto& process) { return !process->Ended(); });
+  std::vector<LeasedExtent> taken;
+  if (asked.empty()) return taken;
+  MutexLock lock(mutex_);
+  for (auto it = orphans_.begin(); it != orphans_.end();) {
+    if (std::find(asked.begin(), asked.end(), it->process) == asked.end()) {
+      ++it;
+      continue;
+    }
+    uint64_t bytes = 0;
+    for (const LeasedExtent& extent : it->extents) bytes += extent.bytes;
+    DischargeProcess(*it->process, bytes);
+    bytes_ -= bytes;
+    orphan_bytes_ -= bytes;
+    extents_ -= it->extents.size();
+    taken.insert(taken.end(), it->extents.begin(), it->extents.end());
+    it = orphans_.erase(it);
+  }
+  return taken;
+}
+
+void LeaseTable::StartRecalls(Instant now, bool pressure) {
+  MutexLock lock(mutex_);
+  const uint64_t share = pool_bytes_ / limits::kLeaseShare;
+  if (!pressure && !refused_ && bytes_ <= share) return;
+  const Duration idle = pressure ? Duration(limits::kLeaseIdleShort) : limits::kLeaseIdle;
+  // {within the share, touched, id}
+  std::vector<std::tuple<bool, Instant, uint64_t>> candidates;
+  for (const auto& [id, lease] : leases_) {
+    if (lease.recalled || now - lease.touched < idle) continue;
+    candidates.emplace_back(!lease.beyond_share, lease.touched, id);
+  }
+  std::sort(candidates.begin(), candidates.end());
+  uint64_t left = Left(bytes_, orphan_bytes_);
+  size_t marked = 0;
+  for (const auto& [within, touched, id] : candidates) {
+    if (marked == limits::kMaxRecallsPerTick) break;
+    if (!pressure && !refused_ && left <= share) break;
+    Lease& lease = leases_[id];
+    lease.recalled = true;
+    left -= std::min<uint64_t>(left, lease.extents.size() * lease.bytes);
+    ++marked;
+  }
+  refused_ = false;
+}
+
+std::vector<uint64_t> LeaseTable::TakeRecalls(uint64_t lane, Instant now) {
+  MutexLock lock(mutex_);
+  std::vector<uint64_t> recalls;
+  const auto books = lanes_.find(lane);
+  if (books == lanes_.end()) return recalls;
+  for (const uint64_t id : books->second.leases) {
+    Lease& lease = leases_[id];
+    if (!lease.recalled || lease.recall_sent.nanos != 0) continue;
+    lease.recall_sent = now;
+    recalls.push_back(id);
+  }
+  return recalls;
+}
+
+bool LeaseTable::Overdue(uint64_t lane, Instant now) const {
+  MutexLock lock(mutex_);
+  const auto books = lanes_.find(lane);
+  if (books == lanes_.end()) return false;
+  return std::any_of(books->second.leases.begin(), books->second.leases.end(),
+                     [&](uint64_t id) SIMM_NO_THREAD_SAFETY {
+                       const Lease& lease = leases_.at(id);
+                       return lease.recalled && lease.recall_sent.nanos != 0 &&
+                              now - lease.recall_sent >= limits::kRecallAnswer;
+                     });
+}
+
+LeaseTable::Totals LeaseTable::totals() const {
+  MutexLock lock(mutex_);
+  return {bytes_, extents_, orphan_bytes_, leases_.size()};
+}
+
+}  // namespace simm::dataserver

@@ -1,0 +1,34 @@
+#pragma once
+
+#include "common/base/clock.h"
+#include "dataserver/data_metrics.h"
+#include "dataserver/lane_table.h"
+#include "dataserver/lease_table.h"
+#include "dataserver/pin_table.h"
+#include "dataserver/pool.h"
+
+namespace simm::dataserver {
+
+// What all connections of a data server share for one-sided peers: lanes, leases, pins.
+// Thread-safe. Destroyed after the last session; releases what is pinned then.
+class OneSidedState {
+ public:
+  // Borrowed; outlive it.
+  OneSidedState(Pool& pool, DataMetrics& metrics);
+  ~OneSidedState();
+
+  // Several times a second, by one thread: ends pins, frees what belonged to processes that have
+  // ended, and chooses the leases to recall.
+  void Tick(Instant now);
+
+  LaneTable lanes;
+  LeaseTable leases;
+  PinTable pins;
+
+ private:
+  Pool& pool_;
+  DataMetrics& metrics_;
+  uint64_t busy_seen_ = 0;
+};
+
+}  // namespace simm::dataserver
