@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <fstream>
 #include <thread>
 
 #include "bench/child_process.h"
@@ -215,7 +216,7 @@ TEST_F(ShmTest, AWriterStoppedForLongerThanItsSessionWakesUpHarmlessly) {
   StartCluster(1, 128 << 20);
   auto bench = StartBench({"mixed", "--value-size", "256KiB", "--batch", "8", "--seconds", "6",
                            "--verify", "--deadline-ms", "2000"});
-  ASSERT_TRUE(WaitUntil([&] { return Status().nodes[0].stats.puts > 300; }, 20s));
+  ASSERT_TRUE(WaitUntil([&] { return Status().nodes[0].stats.puts > 800; }, 20s));
   bench->Signal(SIGSTOP);
   // Meanwhile others need the room.
   const Stopwatch watch;
@@ -223,7 +224,9 @@ TEST_F(ShmTest, AWriterStoppedForLongerThanItsSessionWakesUpHarmlessly) {
     (void)PutOne(*client_, KeyOf(i % 4000), ValueOf(i % 4000, 100'000));
   bench->Signal(SIGCONT);
   ASSERT_TRUE(WaitUntil([&] { return bench->Ended().has_value(); }, 40s));
-  EXPECT_EQ(bench->Ended().value_or(-1), 0) << "a wrong byte ends it with 1";
+  std::ifstream log(cluster_->folder() + "/bench.log");
+  const std::string said{std::istreambuf_iterator<char>(log), std::istreambuf_iterator<char>()};
+  EXPECT_EQ(bench->Ended().value_or(-1), 0) << "a wrong byte ends it with 1: " << said;
   uint64_t hits = 0;
   std::vector<std::byte> buffer(100'000);
   for (uint64_t key = 0; key < 4000; ++key) {
