@@ -54,7 +54,7 @@ class Runner:
     def bench(self, op, value_size, batch, *more, servers=1):
         return self.json(
             self.bin / "simm-bench", op, "--json", "--embedded", servers,
-            "--memory", self.memory, "--value-size", value_size, "--batch", batch,
+            "--transport", "tcp", "--memory", self.memory, "--value-size", value_size, "--batch", batch,
             "--seconds", self.seconds, "--arena", self.memory, *more,
         )  # fmt: skip
 

@@ -9,6 +9,7 @@
 #include "bench/commands.h"
 #include "bench/load.h"
 #include "bench/progress.h"
+#include "bench/work_meter.h"
 
 // put, get, exists and mixed: threads that call in a loop for a given time.
 namespace simm::bench {
@@ -45,14 +46,6 @@ Status PreloadAll(Target& target, KeySpace& keys) {
                                                " keys could not be put; see simmctl nodes");
 }
 
-void AddRoundTrips(Target& target, const ClientStats& before, Outcome* outcome) {
-  const uint64_t trips = target.client().Stats().round_trips - before.round_trips;
-  if (outcome->calls > 0) {
-    outcome->extra["round_trips_per_call"] =
-        static_cast<double>(trips) / static_cast<double>(outcome->calls);
-  }
-}
-
 // Reads every key once and checks its bytes against its last version.
 void CheckAll(Target& target, KeySpace& keys, Outcome* outcome) {
   Getter getter(target, keys, 0, 0);
@@ -78,6 +71,7 @@ Result<Outcome> RunPut(Target& target) {
                                                options.arena_bytes / options.threads));
   }
   Outcome outcome;
+  const WorkMeter meter(target);
   std::vector<double> seconds(options.threads);
   RunThreads(options, options.threads, StartWindow(options), [&](uint32_t t, const Window& w) {
     seconds[t] = Loop(w, [&](bool measured) { putters[t]->PutBatch(measured); });
@@ -85,6 +79,7 @@ Result<Outcome> RunPut(Target& target) {
   for (const auto& putter : putters) outcome.Merge(putter->outcome());
   outcome.seconds = *std::max_element(seconds.begin(), seconds.end());
   outcome.extra["failed_puts"] = outcome.errors;
+  meter.AddTo(&outcome);
   if (options.verify) CheckAll(target, keys, &outcome);
   return outcome;
 }
@@ -99,14 +94,14 @@ Result<Outcome> RunGet(Target& target) {
         std::make_unique<Getter>(target, keys, t, options.arena_bytes / options.threads));
   }
   Outcome outcome;
-  const ClientStats before = target.client().Stats();
+  const WorkMeter meter(target);
   std::vector<double> seconds(options.threads);
   RunThreads(options, options.threads, StartWindow(options), [&](uint32_t t, const Window& w) {
     seconds[t] = Loop(w, [&](bool measured) { getters[t]->GetBatch(measured); });
   });
   for (const auto& getter : getters) outcome.Merge(getter->outcome());
   outcome.seconds = *std::max_element(seconds.begin(), seconds.end());
-  AddRoundTrips(target, before, &outcome);
+  meter.AddTo(&outcome);
   return outcome;
 }
 
@@ -115,7 +110,7 @@ Result<Outcome> RunExists(Target& target) {
   KeySpace keys(RunTag(), DefaultKeys(target, kMostExistsKeys));
   if (const Status status = PreloadAll(target, keys); !status.ok()) return status;
   std::vector<Outcome> outcomes(options.threads);
-  const ClientStats before = target.client().Stats();
+  const WorkMeter meter(target);
   RunThreads(options, options.threads, StartWindow(options), [&](uint32_t t, const Window& w) {
     Random random(options.seed * 1000 + t);
     std::vector<std::string_view> asked(options.batch);
@@ -141,7 +136,7 @@ Result<Outcome> RunExists(Target& target) {
     outcome.Merge(one);
     outcome.seconds = std::max(outcome.seconds, one.seconds);
   }
-  AddRoundTrips(target, before, &outcome);
+  meter.AddTo(&outcome);
   return outcome;
 }
 

@@ -40,8 +40,8 @@ void AddCluster(CLI::App& app, Options& o) {
   app.add_option("--embedded", o.embedded, "Start a manager and N data servers for this run")
       ->check(CLI::Range(1, 256));
   AddSize(app, "--memory", &o.memory_bytes, "Of each embedded data server (trace computes it)");
-  app.add_option("--transport", o.transport, "auto or tcp")
-      ->check(CLI::IsMember({"auto", "tcp"}))
+  app.add_option("--transport", o.transport, "auto, shm or tcp")
+      ->check(CLI::IsMember({"auto", "shm", "tcp"}))
       ->capture_default_str();
   app.add_option("--checksum", o.checksum, "Which gets the client library verifies")
       ->check(CLI::IsMember({"always", "sampled", "off"}))

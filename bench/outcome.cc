@@ -70,10 +70,28 @@ void PrintForPeople(const Options& options, const nlohmann::json& result) {
               latency.at("p99").get<double>(), latency.at("p999").get<double>());
   std::printf("  %lu hits, %lu misses, %lu errors, %lu corrupt\n", count("hits"), count("misses"),
               count("errors"), count("corrupt"));
-  for (const char* name :
-       {"requests", "blocks", "prefix_hit_rate", "failed_puts", "live_value_bytes", "data_bytes",
-        "efficiency", "fresh_puts", "fresh_hits", "round_trips_per_call", "put_ops_per_s",
-        "put_latency_us", "touch_after_put", "capacity_blocks"}) {
+  for (const char* name : {"requests",
+                           "blocks",
+                           "prefix_hit_rate",
+                           "failed_puts",
+                           "live_value_bytes",
+                           "data_bytes",
+                           "efficiency",
+                           "fresh_puts",
+                           "fresh_hits",
+                           "round_trips_per_call",
+                           "put_ops_per_s",
+                           "put_latency_us",
+                           "work_requests",
+                           "doorbells",
+                           "completions",
+                           "validation_retries",
+                           "lookups",
+                           "retries",
+                           "payload_bytes_copied",
+                           "server_cpu_seconds",
+                           "touch_after_put",
+                           "capacity_blocks"}) {
     if (result.contains(name)) std::printf("  %s: %s\n", name, result.at(name).dump().c_str());
   }
   std::printf("  commit %s on %s\n  %s\n", result.at("commit").get<std::string>().c_str(),

@@ -61,6 +61,13 @@ uint64_t Target::DataBytes() const {
   return bytes;
 }
 
+std::vector<pid_t> Target::ServerPids() const {
+  std::vector<pid_t> pids;
+  if (cluster_ == nullptr) return pids;
+  for (size_t i = 0; i < cluster_->server_count(); ++i) pids.push_back(cluster_->server(i)->pid());
+  return pids;
+}
+
 std::string Target::Transport() const {
   for (const ServerHealth& server : client_->Servers()) {
     if (!server.transport.empty()) return server.transport;

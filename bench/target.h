@@ -28,6 +28,8 @@ class Target {
   uint64_t DataBytes() const;
   // The transport in use, as the client says.
   std::string Transport() const;
+  // Of the data servers that this run has started.
+  std::vector<pid_t> ServerPids() const;
   const Options& options() const { return options_; }
 
  private:

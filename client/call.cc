@@ -90,12 +90,24 @@ void Call::BuildParts(const RouteTable& table) {
     if (rounds_ > 1) Add(engine_.stats().retries);
   }
   for (auto& [id, items] : by_server) {
-    auto part = std::make_unique<Part>();
-    part->peer = engine_.PeerFor(*table.FindServer(id));
-    part->exchange = std::make_unique<Exchange>(shape_, std::move(items), engine_.stats());
-    part->waiter.event_fd = Event().fd();
-    parts_.push_back(std::move(part));
+    const auto peer = engine_.PeerFor(*table.FindServer(id));
+    const auto lent = std::stable_partition(items.begin(), items.end(),
+                                            [](const CallItem* item) { return item->by_message; });
+    std::vector<CallItem*> by_message(items.begin(), lent);
+    items.erase(items.begin(), lent);
+    AddPart(peer, std::move(items), false);
+    AddPart(peer, std::move(by_message), true);
   }
+}
+
+void Call::AddPart(std::shared_ptr<Peer> peer, std::vector<CallItem*> items, bool by_message) {
+  if (items.empty()) return;
+  auto part = std::make_unique<Part>();
+  part->peer = std::move(peer);
+  part->items = std::move(items);
+  part->by_message = by_message;
+  part->waiter.event_fd = Event().fd();
+  parts_.push_back(std::move(part));
 }
 
 void Call::Drive() {
@@ -121,8 +133,14 @@ void Call::Drive() {
   }
 }
 
+Peer::Need Call::NeedOf(const Part& part) const {
+  if (part.by_message) return Peer::Need::kPayload;
+  const bool reads = shape_.type == MessageType::kGet || shape_.type == MessageType::kExists;
+  return reads ? Peer::Need::kReads : Peer::Need::kAnything;
+}
+
 void Call::TryStart(Part& part) {
-  switch (part.peer->Acquire(&part.waiter)) {
+  switch (part.peer->Acquire(&part.waiter, NeedOf(part))) {
     case Peer::Acquired::kLane:
       part.lane = std::move(part.waiter.lane);
       BeginExchange(part);
@@ -130,7 +148,7 @@ void Call::TryStart(Part& part) {
     case Peer::Acquired::kWait:
       break;
     case Peer::Acquired::kUnavailable:
-      Add(engine_.stats().breaker_rejections, part.exchange->items().size());
+      Add(engine_.stats().breaker_rejections, part.items.size());
       EndPart(part);
       break;
   }
@@ -140,13 +158,14 @@ void Call::BeginExchange(Part& part) {
   part.began = Now();
   part.last_moved = part.began;
   part.moved_bytes = 0;
-  part.copied_at_begin = part.lane->connection().counters().bytes_copied;
+  part.at_begin = part.lane->connection().counters();
+  part.exchange = MakeExchange(shape_, part.items, engine_.stats(), *part.lane);
   part.lane->Attach(part.exchange.get());
   if (!part.exchange->Begin(*part.lane).ok()) {
     OnExchangeFailed(part);
     return;
   }
-  part.lane->connection().Progress();
+  if (part.lane) part.lane->connection().Progress();
 }
 
 // Moves one part on as far as it goes now.
@@ -165,7 +184,10 @@ void Call::Look(Part& part) {
     }
     if (part.over || !part.lane) return;
   }
-  part.lane->connection().Progress();
+  // A transport that is done at once (shared memory) needs no sleep between the steps.
+  do {
+    part.lane->connection().Progress();
+  } while (part.exchange->Advance() && Now() < deadline_);
   const auto& counters = part.lane->connection().counters();
   if (counters.bytes_in + counters.bytes_out != part.moved_bytes) {
     part.moved_bytes = counters.bytes_in + counters.bytes_out;
@@ -194,12 +216,9 @@ void Call::OnExchangeFailed(Part& part) {
     EndPart(part);
     return;
   }
-  std::vector<CallItem*> undone;
-  for (CallItem* const item : part.exchange->items()) {
-    if (!item->done) undone.push_back(item);
-  }
-  Add(engine_.stats().retries, undone.size());
-  part.exchange = std::make_unique<Exchange>(shape_, std::move(undone), engine_.stats());
+  std::erase_if(part.items, [](const CallItem* item) { return item->done; });
+  Add(engine_.stats().retries, part.items.size());
+  part.exchange.reset();
   TryStart(part);
 }
 
@@ -207,28 +226,16 @@ void Call::OnExchangeFailed(Part& part) {
 // "again" and "no".
 void Call::EndPart(Part& part) {
   part.over = true;
-  const bool answered = part.exchange->finished() && !part.exchange->failed();
+  const bool answered =
+      part.exchange != nullptr && part.exchange->finished() && !part.exchange->failed();
   if (part.lane) {
-    Add(engine_.stats().payload_bytes_copied,
-        part.lane->connection().counters().bytes_copied - part.copied_at_begin);
+    CountWork(part);
     part.lane->Detach();
     part.peer->Release(std::move(part.lane));
     if (answered) part.peer->ReportSuccess();
   }
-  for (CallItem* const item : part.exchange->items()) {
-    if (item->done) continue;
-    if (answered && item->result.code == Code::kCorrupt && rounds_ > kMaxCorruptRounds) {
-      item->done = true;  // damaged on its way again and again: not a matter of luck
-      continue;
-    }
-    if (answered) {
-      const bool stale = item->result.code != Code::kBusy && item->result.code != Code::kCorrupt;
-      wrong_owner_seen_ |= stale;
-      continue;  // again in the next round
-    }
-    item->result.code = Code::kUnavailable;
-    item->done = true;
-  }
+  SettleUndone(part, answered);
+  if (part.exchange == nullptr) return;
   const protocol::MapStamp& seen = part.exchange->server_map();
   if (seen.term != newest_seen_.term ? seen.term > newest_seen_.term
                                      : seen.epoch > newest_seen_.epoch) {
@@ -236,18 +243,46 @@ void Call::EndPart(Part& part) {
   }
 }
 
+void Call::CountWork(const Part& part) {
+  const transport::ConnectionCounters& now = part.lane->connection().counters();
+  Add(engine_.stats().payload_bytes_copied, now.bytes_copied - part.at_begin.bytes_copied);
+  Add(engine_.stats().work_requests, now.work_requests - part.at_begin.work_requests);
+  Add(engine_.stats().doorbells, now.doorbells - part.at_begin.doorbells);
+  Add(engine_.stats().completions, now.completions - part.at_begin.completions);
+}
+
+void Call::SettleUndone(Part& part, bool answered) {
+  for (CallItem* const item : part.items) {
+    if (item->done) continue;
+    const Code code = item->result.code;
+    if (answered && code == Code::kCorrupt && rounds_ > kMaxCorruptRounds) {
+      item->done = true;  // damaged on its way again and again: not a matter of luck
+      continue;
+    }
+    if (answered) {
+      wrong_owner_seen_ |=
+          code != Code::kBusy && code != Code::kCorrupt && code != Code::kLeaseGone;
+      continue;  // again in the next round
+    }
+    item->result.code = Code::kUnavailable;
+    item->done = true;
+  }
+}
+
 void Call::GiveUpLate(Part& part) {
   part.over = true;
   part.peer->Cancel(&part.waiter);
-  for (CallItem* const item : part.exchange->items()) {
+  for (CallItem* const item : part.items) {
     if (item->done) continue;
     item->result.code = Code::kDeadlineExceeded;
     item->done = true;
   }
   if (!part.lane) return;
+  CountWork(part);
   // Nothing moved in either direction: a slow server takes or gives a byte now and then.
   const bool silent = Now() - part.last_moved >= kSilent;
   part.peer->ReportTimeout(silent);
+  if (!part.exchange->unsent()) part.exchange->GiveUp();
   part.lane->Detach();
   if (silent || part.exchange->unsent()) {
     // The rest of a half-sent put could only come from the caller's memory; a silent server is not
@@ -262,6 +297,7 @@ void Call::GiveUpLate(Part& part) {
 // A value whose bytes are damaged would shadow its key until it is evicted: the server looks at it
 // and drops it.
 void Call::ScrubCorrupt(const Part& part) {
+  if (part.exchange == nullptr) return;
   for (const CallItem* const item : part.exchange->corrupt_items()) {
     engine_.Scrub(std::string(item->key), item->hash, shape_.namespace_id);
   }

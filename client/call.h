@@ -25,7 +25,9 @@ class Call {
   // One server's share of a round.
   struct Part {
     std::shared_ptr<Peer> peer;
-    std::unique_ptr<Exchange> exchange;
+    bool by_message = false;
+    std::vector<CallItem*> items;
+    std::unique_ptr<Exchange> exchange;  // once there is a lane
     std::unique_ptr<Lane> lane;
     LaneWaiter waiter;
     bool over = false;
@@ -33,17 +35,21 @@ class Call {
     Instant began;
     uint64_t moved_bytes = 0;  // in and out, as last looked at
     Instant last_moved;
-    uint64_t copied_at_begin = 0;
+    transport::ConnectionCounters at_begin;
   };
 
   bool RunRound();  // false: nothing is left to do
   void BuildParts(const RouteTable& table);
+  void AddPart(std::shared_ptr<Peer> peer, std::vector<CallItem*> items, bool by_message);
   void Drive();
+  Peer::Need NeedOf(const Part& part) const;
   void TryStart(Part& part);
   void BeginExchange(Part& part);
   void Look(Part& part);
   void OnExchangeFailed(Part& part);
   void EndPart(Part& part);
+  void CountWork(const Part& part);
+  void SettleUndone(Part& part, bool answered);
   void GiveUpLate(Part& part);
   void ScrubCorrupt(const Part& part);
   void WaitForReadiness();

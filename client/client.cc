@@ -69,9 +69,9 @@ Status CheckOptions(const ClientOptions& options) {
     return Status(Code::kInvalidArgument,
                   "namespace '" + name + "' is not 1 to 128 printable characters");
   }
-  if (options.transport != "auto" && options.transport != "tcp") {
+  if (options.transport != "auto" && options.transport != "shm" && options.transport != "tcp") {
     return Status(Code::kInvalidArgument,
-                  "transport '" + options.transport + "' is unknown; allowed: auto, tcp");
+                  "transport '" + options.transport + "' is unknown; allowed: auto, shm, tcp");
   }
   if (options.max_lanes_per_server == 0 || options.max_lanes_per_server > 1024) {
     return Status(Code::kInvalidArgument, "max_lanes_per_server must be 1 to 1024");

@@ -80,6 +80,10 @@ struct ClientStats {
   uint64_t late_answers = 0;          // lanes drained or closed after a deadline
   uint64_t payload_bytes_copied = 0;  // in user space
   uint64_t connections_opened = 0;
+  // Of the connections: items handed to the network, hand-overs, completions.
+  uint64_t work_requests = 0, doorbells = 0, completions = 0;
+  uint64_t validation_retries = 0;  // one-sided reads that met a slot in flux and looked again
+  uint64_t lookups = 0;             // keys that a one-sided reader had to ask the server about
 };
 
 // Where a key lives.
@@ -93,7 +97,7 @@ struct KeyLocation {
 struct ServerHealth {
   std::string name;
   std::string address;
-  std::string transport;         // "tcp", or empty before the first connection
+  std::string transport;         // "shm", "tcp"; empty before the first connection
   std::string transport_reason;  // why that one
   std::string breaker;           // "closed", "open"
   uint32_t connections = 0;

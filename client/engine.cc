@@ -10,6 +10,7 @@
 #include "client/call.h"
 #include "common/base/limits.h"
 #include "common/base/log.h"
+#include "common/transport/shm/shm_transport.h"
 #include "common/transport/tcp/tcp_transport.h"
 
 namespace simm::client {
@@ -53,9 +54,14 @@ Engine::Engine(const ClientOptions& options)
     : options_(options),
       connects_(kBackgroundThreads),
       tasks_(kBackgroundThreads),
-      transport_(std::make_unique<transport::TcpTransport>()),
-      memory_(*transport_),
-      client_name_(ClientName()) {}
+      messages_(std::make_unique<transport::TcpTransport>()),
+      memory_(*messages_),
+      client_name_(ClientName()) {
+  if (options_.transport == "auto" || options_.transport == "shm") {
+    one_sided_.push_back(std::make_unique<transport::ShmTransport>());
+  }
+  if (!one_sided_.empty()) locations_ = std::make_shared<LocationCache>();
+}
 
 Status Engine::Start() {
   auto managers = rpc::ManagerStub::Create(options_.addresses);
@@ -149,13 +155,16 @@ std::shared_ptr<Peer> Engine::PeerFor(const ServerRecord& record) {
     const bool outdated = entry != nullptr && newest != nullptr && entry->Is(*newest);
     if (entry == nullptr || (!entry->Is(record) && !outdated)) {
       old = std::move(entry);
-      entry = std::make_shared<Peer>(Peer::Environment{.transport = *transport_,
-                                                       .connects = connects_,
-                                                       .tasks = tasks_,
-                                                       .stats = stats_,
-                                                       .client_name = client_name_,
-                                                       .max_lanes = options_.max_lanes_per_server},
-                                     record, table->version().cluster);
+      Peer::Environment environment{.messages = *messages_,
+                                    .one_sided = {},
+                                    .locations = locations_,
+                                    .connects = connects_,
+                                    .tasks = tasks_,
+                                    .stats = stats_,
+                                    .client_name = client_name_,
+                                    .max_lanes = options_.max_lanes_per_server};
+      for (const auto& transport : one_sided_) environment.one_sided.push_back(transport.get());
+      entry = std::make_shared<Peer>(environment, record, table->version().cluster);
     }
     peer = entry;
   }

@@ -57,7 +57,9 @@ class Engine {
   TaskPool connects_;
   TaskPool tasks_;
   std::atomic<int> scrubs_{0};
-  std::unique_ptr<transport::Transport> transport_;
+  std::unique_ptr<transport::Transport> messages_;                // tcp
+  std::vector<std::unique_ptr<transport::Transport>> one_sided_;  // best first
+  std::shared_ptr<LocationCache> locations_;
   MemoryRegistry memory_;
   std::unique_ptr<rpc::ManagerStub> managers_;
   std::string client_name_;

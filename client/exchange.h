@@ -1,10 +1,10 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "client/client.h"
@@ -25,6 +25,7 @@ struct CallItem {
   uint64_t size = 0;
   KeyResult result;
   bool done = false;
+  bool by_message = false;  // put: the server has no room to lend over shared memory
 };
 
 struct CallShape {
@@ -36,24 +37,25 @@ struct CallShape {
   protocol::MapStamp map;
 };
 
-// One server's part of a call, as a state machine over one lane: posts the requests, puts arriving
-// values where they belong, fills the items' results. Items that it leaves undone are the caller's
-// to repeat elsewhere or later. One-thread. Items, keys and memory are borrowed until finished() or
-// until the lane is detached with nothing unsent().
-class Exchange final : public LaneUser, private transport::Completion {
+// One server's part of a call, as a state machine over one lane: posts requests or reads, puts
+// arriving values where they belong, fills the items' results. Items that it leaves undone are the
+// caller's to repeat elsewhere or later. One-thread. Items, keys and memory are borrowed until
+// finished(), or until the lane is detached with nothing unsent().
+class Exchange : public LaneUser {
  public:
-  // `items` in the caller's order.
-  Exchange(const CallShape& shape, std::vector<CallItem*> items, StatsCounters& stats);
+  // Posts the first step under one doorbell.
+  virtual Status Begin(Lane& lane) = 0;
+  // After the lane's Progress: posts the next step if the last one has ended. True: it did.
+  virtual bool Advance() { return false; }
+  // Every item is answered, or the lane has closed (failure() says why).
+  virtual bool finished() const = 0;
+  // The transport may still use the caller's memory and will call back here.
+  virtual bool unsent() const = 0;
+  // The caller has run out of time and will not come back: gives back what the server has granted.
+  virtual void GiveUp() {}
 
-  // Posts everything under one doorbell.
-  Status Begin(Lane& lane);
-  // Every request is answered, or the lane has closed (failure() says why).
-  bool finished() const { return closed_ || answered_ == requests_.size(); }
-  const Status& failure() const { return failure_; }
   bool failed() const { return closed_; }
-  // The transport has not taken all requests yet: it may still read the caller's memory and will
-  // call back here.
-  bool unsent() const { return sends_pending_ > 0; }
+  const Status& failure() const { return failure_; }
   const std::vector<CallItem*>& items() const { return items_; }
   // Newest map version that the server has shown; a WRONG_OWNER makes the caller wait for it.
   const protocol::MapStamp& server_map() const { return server_map_; }
@@ -61,69 +63,33 @@ class Exchange final : public LaneUser, private transport::Completion {
   // Items whose bytes failed validation, for a scrub.
   const std::vector<const CallItem*>& corrupt_items() const { return corrupt_items_; }
 
-  Result<transport::PayloadTarget> OnReplyBegin(uint64_t request_id, ByteSpan body,
-                                                uint64_t payload_bytes) override;
-  void OnReplyPayload(ByteSpan landed) override;
-  Status OnReplyEnd(uint64_t request_id) override;
-  void OnLaneClosed(const Status& why) override;
+  void OnLaneClosed(const Status& why) override {
+    closed_ = true;
+    failure_ = why;
+  }
 
- private:
-  struct Request {
-    uint64_t id = 0;
-    size_t begin = 0;  // items_[begin, end)
-    size_t end = 0;
-    size_t next = 0;  // first not answered yet (get)
-    bool answered = false;
-  };
-  // Computes a put's checksum while its bytes are on their way to the network.
-  class PutTap final : public transport::PayloadTap {
-   public:
-    void Begin(uint64_t total) { total_ = total; }
-    void OnBytes(ByteSpan bytes) override;
-    uint64_t Trailer() override;
+ protected:
+  // `items` in the caller's order.
+  Exchange(const CallShape& shape, std::vector<CallItem*> items, StatsCounters& stats)
+      : shape_(shape), items_(std::move(items)), stats_(stats) {}
 
-   private:
-    uint64_t total_ = 0;
-    uint64_t one_shot_ = 0;
-    bool have_one_shot_ = false;
-    std::unique_ptr<Xxh3Stream> stream_;
-  };
-
-  void OnComplete(const Status& status) override;  // a request has left
-  void SplitIntoRequests();
-  protocol::KeysRequest KeysOf(const Request& request) const;
-  Status PostKeys(Lane& lane);
-  Status PostPuts(Lane& lane);
-  Request* Find(uint64_t id);
-  Result<transport::PayloadTarget> BeginRecord(Request& request, ByteSpan body,
-                                               uint64_t payload_bytes);
-  Status EndRecord(Request& request);
-  Status TakeKeysReply(Request& request, ByteSpan body);
-  Status TakePutReply(Request& request, ByteSpan body);
+  void See(const protocol::MapStamp& map);
   void Finish(CallItem& item, Code code, uint64_t value_bytes);
   bool ShouldVerify(const CallItem& item) const;
-  void See(const protocol::MapStamp& map);
+  void TakePutCode(CallItem& item, const protocol::PutReply& reply);
 
   const CallShape shape_;
   std::vector<CallItem*> items_;
   StatsCounters& stats_;
-  std::vector<Request> requests_;  // in the order sent
-  size_t answered_ = 0;
-  size_t sends_pending_ = 0;
   bool closed_ = false;
   bool heard_ = false;
   Status failure_;
   protocol::MapStamp server_map_;
-  std::vector<PutTap> taps_;
   std::vector<const CallItem*> corrupt_items_;
-
-  // The reply under way.
-  protocol::GetRecord record_;
-  CallItem* landing_ = nullptr;  // item whose value is arriving
-  uint64_t landed_ = 0;          // payload bytes so far, head included
-  uint64_t head_bytes_ = 0;
-  std::array<std::byte, sizeof(protocol::ExtentHeader) + limits::kMaxKeyBytes> head_;
-  std::unique_ptr<Xxh3Stream> checksum_;
 };
+
+// The exchange for this call over a lane of this kind.
+std::unique_ptr<Exchange> MakeExchange(const CallShape& shape, std::vector<CallItem*> items,
+                                       StatsCounters& stats, const Lane& lane);
 
 }  // namespace simm::client

@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "common/protocol/messages.h"
 
@@ -18,8 +19,31 @@ IgnoreCompletion ignore_completion;
 
 }  // namespace
 
-Lane::Lane(std::unique_ptr<transport::Connection> connection, uint64_t session)
-    : connection_(std::move(connection)), session_(session) {
+void TouchBuffer::Add(const protocol::SlotTouch& touch, Instant now) {
+  if (pending_.touches.size() >= protocol::kMaxSlotTouches) return;
+  protocol::SlotTouch& recent = recent_[touch.slot % recent_.size()];
+  if (recent.slot == touch.slot && recent.generation == touch.generation) return;
+  recent = touch;
+  if (pending_.touches.empty()) oldest_ = now;
+  pending_.touches.push_back(touch);
+}
+
+bool TouchBuffer::Due(Instant now) const {
+  if (empty() || now - last_sent_ < kMinInterval) return false;
+  return pending_.touches.size() >= protocol::kMaxSlotTouches || now - oldest_ >= kMaxAge;
+}
+
+ByteSpan TouchBuffer::Take(Instant now, protocol::MessageBuffer& out) {
+  const ByteSpan body = protocol::Encode(pending_, out);
+  pending_.touches.clear();
+  recent_.fill({});
+  last_sent_ = now;
+  return body;
+}
+
+Lane::Lane(std::unique_ptr<transport::Connection> connection, uint64_t session,
+           std::shared_ptr<const PoolAccess> pool)
+    : connection_(std::move(connection)), session_(session), pool_(std::move(pool)) {
   connection_->Start(this);
 }
 
@@ -38,6 +62,31 @@ void Lane::Detach() {
   user_ = nullptr;
   discarding_ = true;
   fresh_ = false;
+}
+
+protocol::ReadScratch* Lane::scratch() {
+  if (!scratch_) scratch_ = std::make_unique<protocol::ReadScratch[]>(kWaveKeys);
+  return scratch_.get();
+}
+
+void Lane::Send(ByteSpan body) {
+  transport::WorkItem item;
+  item.message.request_id = NextRequestId();
+  item.message.body = body;
+  item.completion = &ignore_completion;
+  (void)connection_->Post({&item, 1});  // a closed lane has told its user
+}
+
+void Lane::Return(uint64_t lease, const std::vector<protocol::LeaseRange>& ranges) {
+  if (ranges.empty() || connection_->closed()) return;
+  protocol::MessageBuffer buffer;
+  Send(protocol::Encode(protocol::ReturnRequest{lease, ranges}, buffer));
+}
+
+void Lane::SendTouches(Instant now) {
+  if (!touches_.Due(now) || connection_->closed()) return;
+  protocol::MessageBuffer buffer;
+  Send(touches_.Take(now, buffer));
 }
 
 bool Lane::Drain(Duration timeout, uint64_t max_bytes) {
@@ -64,9 +113,15 @@ bool Lane::Drain(Duration timeout, uint64_t max_bytes) {
 
 transport::PayloadTarget Lane::OnMessage(uint64_t request_id, ByteSpan body,
                                          uint64_t payload_bytes) {
-  if (user_ == nullptr) {
-    protocol::Ping pong;
-    if (request_id == awaited_pong_ && protocol::Decode(body, &pong).ok()) awaited_pong_ = 0;
+  const auto type = protocol::TypeOf(body);
+  // A server short of memory asks for idle leases back. A lane keeps none: those of a call under
+  // way end with its commits.
+  const bool recall = type.ok() && *type == protocol::MessageType::kRecall;
+  // An echo that comes late, after whoever waited for it has gone.
+  const bool pong = type.ok() && *type == protocol::MessageType::kPong;
+  if (user_ == nullptr || recall || pong) {
+    discarding_ = true;
+    if (!recall) OnUnclaimed(request_id, body);
     return {};
   }
   discarding_ = false;
@@ -76,6 +131,14 @@ transport::PayloadTarget Lane::OnMessage(uint64_t request_id, ByteSpan body,
     return {};
   }
   return *target;
+}
+
+// An answer to a call that has run out of time.
+void Lane::OnUnclaimed(uint64_t request_id, ByteSpan body) {
+  protocol::Ping pong;
+  if (request_id == awaited_pong_ && protocol::Decode(body, &pong).ok()) awaited_pong_ = 0;
+  protocol::LeaseReply lease;
+  if (pool_ != nullptr && protocol::Decode(body, &lease).ok()) Return(lease.lease, lease.ranges);
 }
 
 void Lane::OnPayload(ByteSpan landed) {

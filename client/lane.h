@@ -1,10 +1,14 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "client/pool_access.h"
+#include "common/protocol/messages.h"
 #include "common/transport/transport.h"
 
 namespace simm::client {
@@ -21,17 +25,46 @@ class LaneUser {
   virtual void OnLaneClosed(const Status& why) = 0;
 };
 
+// Uses of values by one-sided reads that the server has not seen: deduplicated, and dropped beyond
+// one message's worth, of which at most kMaxMessagesPerSecond leave. One-thread.
+class TouchBuffer {
+ public:
+  static constexpr auto kMinInterval = std::chrono::milliseconds(50);  // DESIGN allows 10
+  static constexpr auto kMaxAge = std::chrono::milliseconds(200);
+
+  void Add(const protocol::SlotTouch& touch, Instant now);
+  bool Due(Instant now) const;
+  bool empty() const { return pending_.touches.empty(); }
+  // Encodes what is pending and begins anew.
+  ByteSpan Take(Instant now, protocol::MessageBuffer& out);
+
+ private:
+  protocol::TouchSlots pending_;
+  std::array<protocol::SlotTouch, 512> recent_{};
+  Instant oldest_;
+  Instant last_sent_;
+};
+
 // One data connection to one server, used by one call at a time. Thread-compatible.
 class Lane final : public transport::Receiver {
  public:
-  Lane(std::unique_ptr<transport::Connection> connection, uint64_t session);
+  // Values of one step of a one-sided batch at most, in keys.
+  static constexpr size_t kWaveKeys = 128;
+
+  // `pool`: what one-sided operations over this connection need; nullptr: messages only.
+  Lane(std::unique_ptr<transport::Connection> connection, uint64_t session,
+       std::shared_ptr<const PoolAccess> pool = nullptr);
   ~Lane() override;
 
   transport::Connection& connection() { return *connection_; }
   uint64_t session() const { return session_; }
+  const PoolAccess* pool() const { return pool_.get(); }
   uint64_t NextRequestId() { return ++last_request_id_; }
   // No call has used it yet.
   bool fresh() const { return fresh_; }
+  // Where the reads and heads of one wave land: kWaveKeys of them.
+  protocol::ReadScratch* scratch();
+  TouchBuffer& touches() { return touches_; }
 
   void Attach(LaneUser* user);
   // The user's memory is its own again; later arrivals are discarded.
@@ -41,6 +74,10 @@ class Lane final : public transport::Receiver {
   // been answered and discarded. False: no echo within `timeout`, or more than `max_bytes` came
   // first; the lane is to be closed.
   bool Drain(Duration timeout, uint64_t max_bytes);
+  // Gives granted extents back to the server.
+  void Return(uint64_t lease, const std::vector<protocol::LeaseRange>& ranges);
+  // Sends the touches that have waited for long enough.
+  void SendTouches(Instant now);
 
   transport::PayloadTarget OnMessage(uint64_t request_id, ByteSpan body,
                                      uint64_t payload_bytes) override;
@@ -49,13 +86,19 @@ class Lane final : public transport::Receiver {
   void OnClosed(const Status& why) override;
 
  private:
+  void Send(ByteSpan body);
+  void OnUnclaimed(uint64_t request_id, ByteSpan body);
+
   std::unique_ptr<transport::Connection> connection_;
   const uint64_t session_;
+  const std::shared_ptr<const PoolAccess> pool_;
   uint64_t last_request_id_ = 0;
   bool fresh_ = true;
   LaneUser* user_ = nullptr;
   bool discarding_ = false;  // the message under way belongs to a user that has gone
   uint64_t awaited_pong_ = 0;
+  std::unique_ptr<protocol::ReadScratch[]> scratch_;
+  TouchBuffer touches_;
 };
 
 }  // namespace simm::client

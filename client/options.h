@@ -21,7 +21,8 @@ struct ClientOptions {
   // Keys of different namespaces never meet. 1 to 128 B of printable ASCII. Made when it does not
   // exist.
   std::string name_space = "default";
-  // "auto": the best that client and data server share. "tcp".
+  // "auto": the best that client and data server share. "shm": memory shared with data servers on
+  // this host; those elsewhere are reached over tcp. "tcp".
   std::string transport = "auto";
   Verify verify = Verify::kAlways;
   // How long Connect waits for a manager that is not there yet, and for the first data server.

@@ -29,6 +29,7 @@ Peer::Peer(const Environment& environment, ServerRecord record, const Id128& clu
     : env_(environment),
       record_(std::move(record)),
       cluster_(cluster),
+      prefer_one_sided_(!env_.one_sided.empty()),
       heal_backoff_(limits::kHealBackoffMin),
       random_(OsEntropy()) {}
 
@@ -42,33 +43,45 @@ bool Peer::Is(const ServerRecord& record) const {
 
 // ---- lanes
 
-Peer::Acquired Peer::Acquire(LaneWaiter* waiter) {
+// An idle lane that is still open: notices a server that has gone meanwhile.
+std::unique_ptr<Lane> Peer::TakeOpenLocked(Road& road, std::vector<std::unique_ptr<Lane>>* dead) {
+  while (!road.idle.empty()) {
+    std::unique_ptr<Lane> lane = std::move(road.idle.back());
+    road.idle.pop_back();
+    if (lane->connection().Progress()) return lane;
+    --road.lanes;
+    dead->push_back(std::move(lane));
+  }
+  return nullptr;
+}
+
+Peer::Acquired Peer::Acquire(LaneWaiter* waiter, Need need) {
   std::vector<std::unique_ptr<Lane>> dead;  // closed outside the lock
   MutexLock lock(mutex_);
-  if (breaker_open_ || retired_) return Acquired::kUnavailable;
-  while (!idle_.empty()) {
-    std::unique_ptr<Lane> lane = std::move(idle_.back());
-    idle_.pop_back();
-    if (lane->connection().Progress()) {  // notices a server that has gone meanwhile
-      waiter->lane = std::move(lane);
-      return Acquired::kLane;
-    }
-    --lanes_;
-    dead.push_back(std::move(lane));
+  if (retired_) return Acquired::kUnavailable;
+  if (breaker_open_) {
+    if (need == Need::kReads) waiter->lane = TakeOpenLocked(roads_[kOneSided], &dead);
+    return waiter->lane ? Acquired::kLane : Acquired::kUnavailable;
   }
+  Road& road = roads_[prefer_one_sided_ && need != Need::kPayload ? kOneSided : kMessages];
+  waiter->lane = TakeOpenLocked(road, &dead);
+  if (waiter->lane) return Acquired::kLane;
   waiter->failed = false;
   waiter->queued = true;
-  waiters_.push_back(waiter);
+  road.waiters.push_back(waiter);
   StartOpeningLocked();
   return Acquired::kWait;
 }
 
 // As many lanes on their way as callers wait, within the cap.
 void Peer::StartOpeningLocked() {
-  while (!retired_ && opening_ < waiters_.size() && lanes_ < env_.max_lanes) {
-    ++opening_;
-    ++lanes_;
-    env_.connects.Run([self = shared_from_this()] { self->OpenLane(); });
+  for (const RoadKind kind : {kOneSided, kMessages}) {
+    Road& road = roads_[kind];
+    while (!retired_ && road.opening < road.waiters.size() && road.lanes < env_.max_lanes) {
+      ++road.opening;
+      ++road.lanes;
+      env_.connects.Run([self = shared_from_this(), kind] { self->OpenLane(kind); });
+    }
   }
 }
 
@@ -83,7 +96,7 @@ void Peer::Cancel(LaneWaiter* waiter) {
   {
     MutexLock lock(mutex_);
     if (waiter->queued) {
-      std::erase(waiters_, waiter);
+      for (Road& road : roads_) std::erase(road.waiters, waiter);
       waiter->queued = false;
     }
     lane = std::move(waiter->lane);
@@ -92,23 +105,25 @@ void Peer::Cancel(LaneWaiter* waiter) {
 }
 
 void Peer::GiveLocked(std::unique_ptr<Lane> lane) {
-  if (!waiters_.empty()) {
-    LaneWaiter* const waiter = waiters_.front();
-    waiters_.pop_front();
+  Road& road = roads_[KindOf(*lane)];
+  if (!road.waiters.empty()) {
+    LaneWaiter* const waiter = road.waiters.front();
+    road.waiters.pop_front();
     waiter->queued = false;
     waiter->lane = std::move(lane);
     Signal(waiter->event_fd);
     return;
   }
-  idle_.push_back(std::move(lane));
+  road.idle.push_back(std::move(lane));
 }
 
 void Peer::Release(std::unique_ptr<Lane> lane) {
   MutexLock lock(mutex_);
   const bool closed = lane->connection().closed();
-  if (!closed && session_ && session_->session == lane->session()) session_used_ = Now();
-  if (closed || breaker_open_ || retired_) {
-    --lanes_;
+  if (!closed && session_ && session_->reply.session == lane->session()) session_used_ = Now();
+  const bool readable = KindOf(*lane) == kOneSided;
+  if (closed || retired_ || (breaker_open_ && !readable)) {
+    --roads_[KindOf(*lane)].lanes;
     StartOpeningLocked();
     return;  // the lane closes as it goes
   }
@@ -126,7 +141,7 @@ void Peer::ReleaseLate(std::unique_ptr<Lane> lane) {
   });
 }
 
-Result<rpc::HandshakeReply> Peer::Session() {
+Result<Peer::Bond> Peer::Session() {
   // One handshake at a time: whoever waits here finds the session that the first one has brought.
   MutexLock handshaking(handshake_mutex_);
   {
@@ -140,62 +155,139 @@ Result<rpc::HandshakeReply> Peer::Session() {
   request.expected_cluster = cluster_;
   request.expected_server = record_.id;
   request.client_name = env_.client_name;
-  request.transports = {std::string(env_.transport.name())};
+  for (const auto* transport : env_.one_sided) request.transports.emplace_back(transport->name());
+  request.transports.emplace_back(env_.messages.name());
   auto reply = rpc::Handshake(record_.control_address, request, limits::kConnectTimeout);
-  if (!reply.ok()) return reply;
+  if (!reply.ok()) return reply.status();
+  Bond bond;
+  bond.reply = std::move(*reply);
+  std::string reason;
+  ChooseRoad(&bond, &reason);
   MutexLock lock(mutex_);
-  session_ = *reply;
+  session_ = bond;
   session_used_ = Now();
-  transport_reason_ = "the only transport that both sides speak";
-  return reply;
+  transport_reason_ = std::move(reason);
+  prefer_one_sided_ = bond.transport != nullptr;
+  return bond;
 }
 
-Result<std::unique_ptr<Lane>> Peer::Connect() {
-  const auto session = Session();
-  if (!session.ok()) return session.status();
-  auto connection = env_.transport.Connect(
-      session->endpoint, {session->session, session->incarnation}, limits::kConnectTimeout);
+// The first one-sided transport that both sides speak, with what is needed to use it.
+void Peer::ChooseRoad(Bond* bond, std::string* reason) const {
+  const rpc::HandshakeReply& reply = bond->reply;
+  *reason = env_.one_sided.empty() ? "chosen by --transport"
+                                   : "the server offers no other that this client speaks";
+  if (!env_.one_sided.empty() && reply.layout != protocol::LayoutFingerprint()) {
+    *reason = "the server's pool has a layout that this program does not know";
+    return;
+  }
+  for (auto* const transport : env_.one_sided) {
+    for (const rpc::TransportOffer& offer : reply.offers) {
+      if (offer.transport != transport->name()) continue;
+      auto pool = std::make_shared<PoolAccess>();
+      pool->view = {.bucket_count = reply.pool.bucket_count,
+                    .buckets_offset = reply.pool.buckets_offset,
+                    .index_bytes = reply.pool.index_bytes,
+                    .data_bytes = reply.pool.data_bytes};
+      pool->overflow_offset = reply.pool.overflow_offset;
+      pool->boot = reply.boot_id;
+      for (const auto& chunk : offer.index)
+        pool->index.chunks.push_back({chunk.offset, chunk.length, chunk.key});
+      for (const auto& chunk : offer.data)
+        pool->data.chunks.push_back({chunk.offset, chunk.length, chunk.key});
+      pool->locations = env_.locations;
+      bond->transport = transport;
+      bond->endpoint = offer.endpoint;
+      bond->pool = std::move(pool);
+      *reason = "the best that both sides speak";
+      return;
+    }
+  }
+}
+
+Result<std::unique_ptr<Lane>> Peer::ConnectOver(transport::Transport& transport,
+                                                const std::string& endpoint, const Bond& bond,
+                                                std::shared_ptr<const PoolAccess> pool) {
+  auto connection = transport.Connect(endpoint, {bond.reply.session, bond.reply.incarnation},
+                                      limits::kConnectTimeout);
   if (!connection.ok()) return connection.status();
   Add(env_.stats.connections_opened);
-  return std::make_unique<Lane>(std::move(*connection), session->session);
+  return std::make_unique<Lane>(std::move(*connection), bond.reply.session, std::move(pool));
 }
 
-void Peer::OpenLane() {
-  auto lane = Connect();
+Result<std::unique_ptr<Lane>> Peer::Connect(RoadKind kind) {
+  const auto bond = Session();
+  if (!bond.ok()) return bond.status();
+  if (kind == kOneSided && bond->transport != nullptr) {
+    auto lane = ConnectOver(*bond->transport, bond->endpoint, *bond, bond->pool);
+    if (lane.ok()) return lane;
+    GiveUpOneSided(lane.status());
+  }
+  return ConnectOver(env_.messages, bond->reply.endpoint, *bond, nullptr);
+}
+
+// The offer does not work from here (another host, no rights): messages do for this session.
+void Peer::GiveUpOneSided(const Status& why) {
   MutexLock lock(mutex_);
-  --opening_;
+  if (!session_ || session_->transport == nullptr) return;
+  transport_reason_ = std::string(session_->transport->name()) + ": " + why.message();
+  session_->transport = nullptr;
+  session_->pool.reset();
+  prefer_one_sided_ = false;
+}
+
+void Peer::OpenLane(RoadKind kind) {
+  auto lane = Connect(kind);
+  MutexLock lock(mutex_);
+  --roads_[kind].opening;
+  --roads_[kind].lanes;
   if (!lane.ok()) {
-    --lanes_;
     OpenBreakerLocked(lane.status());
     return;
   }
-  if (breaker_open_ || retired_) {
-    --lanes_;
-    return;
+  if (breaker_open_ || retired_) return;
+  const RoadKind got = KindOf(**lane);
+  if (got != kind) {
+    // Whoever waits for a one-sided lane gets what there is.
+    auto& waiting = roads_[kind].waiters;
+    roads_[got].waiters.insert(roads_[got].waiters.end(), waiting.begin(), waiting.end());
+    waiting.clear();
   }
+  ++roads_[got].lanes;
   GiveLocked(std::move(*lane));
+  StartOpeningLocked();
 }
 
 void Peer::DropSession(uint64_t session) {
   MutexLock lock(mutex_);
-  if (session_ && session_->session == session) session_.reset();
+  if (session_ && session_->reply.session == session) session_.reset();
 }
 
 // ---- breaker
 
 void Peer::FailWaitersLocked() {
-  for (LaneWaiter* const waiter : waiters_) {
-    waiter->queued = false;
-    waiter->failed = true;
-    Signal(waiter->event_fd);
+  for (Road& road : roads_) {
+    for (LaneWaiter* const waiter : road.waiters) {
+      waiter->queued = false;
+      waiter->failed = true;
+      Signal(waiter->event_fd);
+    }
+    road.waiters.clear();
   }
-  waiters_.clear();
+}
+
+void Peer::CloseIdleLocked() {
+  for (Road& road : roads_) {
+    road.lanes -= road.idle.size();
+    road.idle.clear();
+  }
 }
 
 void Peer::OpenBreakerLocked(const Status& why) {
   FailWaitersLocked();
-  lanes_ -= idle_.size();
-  idle_.clear();
+  Road& messages = roads_[kMessages];
+  messages.lanes -= messages.idle.size();
+  messages.idle.clear();
+  prefer_one_sided_ = !env_.one_sided.empty();
   session_.reset();
   if (breaker_open_ || retired_) return;
   breaker_open_ = true;
@@ -228,7 +320,7 @@ void Peer::ReportTimeout(bool silent) {
 
 void Peer::Heal() {
   // A handshake alone would not show that the data port moves.
-  auto lane = Connect();
+  auto lane = Connect(kOneSided);
   const bool healed = lane.ok() && (*lane)->Drain(limits::kConnectTimeout, limits::kDrainBytes);
   MutexLock lock(mutex_);
   healing_ = false;
@@ -243,54 +335,67 @@ void Peer::Heal() {
   if (retired_) return;
   breaker_open_ = false;
   timeouts_in_a_row_ = 0;
-  ++lanes_;
+  ++roads_[KindOf(**lane)].lanes;
   SIMM_LOG_INFO("data server {} ({}) is back", record_.name, record_.data_address);
   GiveLocked(std::move(*lane));
 }
 
-void Peer::Keepalive() {
-  std::unique_ptr<Lane> lane;
-  bool opened = false;
-  {
-    MutexLock lock(mutex_);
-    if (!idle_.empty()) {
-      lane = std::move(idle_.back());
-      idle_.pop_back();
-    }
+std::unique_ptr<Lane> Peer::TakeIdle() {
+  MutexLock lock(mutex_);
+  for (Road& road : roads_) {
+    if (road.idle.empty()) continue;
+    std::unique_ptr<Lane> lane = std::move(road.idle.back());
+    road.idle.pop_back();
+    return lane;
   }
+  return nullptr;
+}
+
+void Peer::Keepalive() {
+  std::unique_ptr<Lane> lane = TakeIdle();
+  bool counted = lane != nullptr;
   Status problem;
   if (!lane) {
-    auto fresh = Connect();
+    auto fresh = Connect(kOneSided);
     if (fresh.ok()) {
       lane = std::move(*fresh);
-      opened = true;
     } else {
       problem = fresh.status();
     }
   }
+  if (lane) lane->SendTouches(Now());
   bool alive = lane && lane->Drain(limits::kConnectTimeout, limits::kDrainBytes);
-  if (!alive && lane && !opened && lane->connection().closed()) {
+  if (!alive && counted && lane->connection().closed()) {
     // An idle lane that the server has closed says nothing about the server itself, but its session
     // may have ended.
     DropSession(lane->session());
-    auto fresh = Connect();
+    auto fresh = Connect(kOneSided);
     if (fresh.ok()) {
+      {
+        MutexLock lock(mutex_);
+        --roads_[KindOf(*lane)].lanes;
+      }
       lane = std::move(*fresh);
+      counted = false;
       alive = lane->Drain(limits::kConnectTimeout, limits::kDrainBytes);
     }
   }
   MutexLock lock(mutex_);
   keeping_alive_ = false;
-  if (opened) ++lanes_;
+  if (lane && !counted) ++roads_[KindOf(*lane)].lanes;
   if (!alive) {
-    if (lane) --lanes_;
+    if (lane && KindOf(*lane) == kOneSided && !lane->connection().closed() && !retired_) {
+      roads_[kOneSided].idle.push_back(std::move(lane));  // its memory can still be read
+    } else if (lane) {
+      --roads_[KindOf(*lane)].lanes;
+    }
     OpenBreakerLocked(problem.ok() ? Status(Code::kUnavailable, "no answer to a keepalive")
                                    : problem);
     return;
   }
-  if (session_ && session_->session == lane->session()) session_used_ = Now();
+  if (session_ && session_->reply.session == lane->session()) session_used_ = Now();
   if (breaker_open_ || retired_) {
-    --lanes_;
+    --roads_[KindOf(*lane)].lanes;
     return;
   }
   GiveLocked(std::move(lane));
@@ -305,7 +410,8 @@ void Peer::Maintain(Instant now) {
     env_.tasks.Run([self = shared_from_this()] { self->Heal(); });
     return;
   }
-  const bool busy = lanes_ > idle_.size();
+  bool busy = false;
+  for (const Road& road : roads_) busy |= road.lanes > road.idle.size();
   if (session_ && !busy && !keeping_alive_ && now - session_used_ >= limits::kKeepalive) {
     keeping_alive_ = true;
     env_.tasks.Run([self = shared_from_this()] { self->Keepalive(); });
@@ -316,8 +422,7 @@ void Peer::Retire() {
   MutexLock lock(mutex_);
   retired_ = true;
   FailWaitersLocked();
-  lanes_ -= idle_.size();
-  idle_.clear();
+  CloseIdleLocked();
 }
 
 ServerHealth Peer::Health() const {
@@ -325,10 +430,13 @@ ServerHealth Peer::Health() const {
   ServerHealth health;
   health.name = record_.name;
   health.address = record_.data_address;
-  health.transport = session_ ? session_->transport : "";
+  if (session_) {
+    health.transport =
+        session_->transport != nullptr ? session_->transport->name() : env_.messages.name();
+  }
   health.transport_reason = transport_reason_;
   health.breaker = breaker_open_ ? "open" : "closed";
-  health.connections = static_cast<uint32_t>(lanes_);
+  for (const Road& road : roads_) health.connections += static_cast<uint32_t>(road.lanes);
   return health;
 }
 

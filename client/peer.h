@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -28,13 +29,18 @@ struct LaneWaiter {
 
 // One data server as this process sees it: session, lanes, circuit breaker. Thread-safe.
 //
+// A server that does not answer (paused, overloaded) can still be read one-sidedly: the breaker
+// below is that of messages; reads go on over the one-sided lanes that are open, until these break.
+//
 // Breaker: closed at first. A failed connect, handshake or exchange opens it: waiting callers and
 // later ones are told "unavailable" at once, idle lanes are closed, and a heal is tried with
 // growing, jittered pauses until a handshake, a connect and a ping succeed; then it closes.
 class Peer final : public std::enable_shared_from_this<Peer> {
  public:
-  struct Environment {  // borrowed from the engine
-    transport::Transport& transport;
+  struct Environment {                             // borrowed from the engine
+    transport::Transport& messages;                // tcp: works with every server
+    std::vector<transport::Transport*> one_sided;  // to be preferred, best first
+    std::shared_ptr<LocationCache> locations;      // for one-sided reads
     TaskPool& connects;  // for callers that wait; never held up by what `tasks` does
     TaskPool& tasks;     // heals, keepalives, drains
     StatsCounters& stats;
@@ -48,9 +54,12 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   // It is this start of the server, at these addresses, that the record names.
   bool Is(const ServerRecord& record) const;
 
+  // What a caller wants of a lane. kReads: one-sided reads will do, where there are any.
+  enum class Need : uint8_t { kReads, kAnything, kPayload };
   enum class Acquired : uint8_t { kLane, kWait, kUnavailable };
-  // A lane in waiter->lane, or a promise to signal waiter->event_fd, or the breaker's no.
-  Acquired Acquire(LaneWaiter* waiter);
+  // A lane in waiter->lane, or a promise to signal waiter->event_fd, or the breaker's no. The best
+  // kind of lane that there is to this server; kPayload: one whose messages carry payload.
+  Acquired Acquire(LaneWaiter* waiter, Need need);
   // What has become of a wait: still kWait, or as Acquire.
   Acquired Poll(LaneWaiter* waiter);
   // Withdraws a waiter; a lane that it was given meanwhile goes back.
@@ -77,14 +86,43 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   ServerHealth Health() const;
 
  private:
-  void OpenLane();
-  Result<std::unique_ptr<Lane>> Connect();
-  Result<rpc::HandshakeReply> Session();
+  // Lanes of one kind.
+  struct Road {
+    std::vector<std::unique_ptr<Lane>> idle;
+    std::deque<LaneWaiter*> waiters;
+    size_t lanes = 0;  // open or being opened, busy ones included
+    size_t opening = 0;
+  };
+  enum RoadKind : size_t { kOneSided = 0, kMessages = 1 };
+  // A session with the server and the one-sided road that was found to work with it, if any.
+  struct Bond {
+    rpc::HandshakeReply reply;
+    transport::Transport* transport = nullptr;
+    std::string endpoint;
+    std::shared_ptr<const PoolAccess> pool;
+  };
+
+  static RoadKind KindOf(const Lane& lane) {
+    return lane.pool() != nullptr ? kOneSided : kMessages;
+  }
+  void OpenLane(RoadKind kind);
+  // A lane of this kind, or of messages when there is no one-sided road.
+  Result<std::unique_ptr<Lane>> Connect(RoadKind kind);
+  Result<std::unique_ptr<Lane>> ConnectOver(transport::Transport& transport,
+                                            const std::string& endpoint, const Bond& bond,
+                                            std::shared_ptr<const PoolAccess> pool);
+  Result<Bond> Session();
+  void ChooseRoad(Bond* bond, std::string* reason) const;
+  void GiveUpOneSided(const Status& why);
   void Heal();
   void Keepalive();
+  std::unique_ptr<Lane> TakeIdle();
   void StartOpeningLocked() SIMM_REQUIRES(mutex_);
   void FailWaitersLocked() SIMM_REQUIRES(mutex_);
   void GiveLocked(std::unique_ptr<Lane> lane) SIMM_REQUIRES(mutex_);
+  std::unique_ptr<Lane> TakeOpenLocked(Road& road, std::vector<std::unique_ptr<Lane>>* dead)
+      SIMM_REQUIRES(mutex_);
+  void CloseIdleLocked() SIMM_REQUIRES(mutex_);
   void OpenBreakerLocked(const Status& why) SIMM_REQUIRES(mutex_);
 
   const Environment env_;
@@ -93,11 +131,9 @@ class Peer final : public std::enable_shared_from_this<Peer> {
 
   Mutex handshake_mutex_;  // taken before mutex_
   mutable Mutex mutex_;
-  std::vector<std::unique_ptr<Lane>> idle_ SIMM_GUARDED_BY(mutex_);
-  std::deque<LaneWaiter*> waiters_ SIMM_GUARDED_BY(mutex_);
-  size_t lanes_ SIMM_GUARDED_BY(mutex_) = 0;  // open or being opened, busy ones included
-  size_t opening_ SIMM_GUARDED_BY(mutex_) = 0;
-  std::optional<rpc::HandshakeReply> session_ SIMM_GUARDED_BY(mutex_);
+  std::array<Road, 2> roads_ SIMM_GUARDED_BY(mutex_);
+  bool prefer_one_sided_ SIMM_GUARDED_BY(mutex_);
+  std::optional<Bond> session_ SIMM_GUARDED_BY(mutex_);
   Instant session_used_ SIMM_GUARDED_BY(mutex_);
   bool breaker_open_ SIMM_GUARDED_BY(mutex_) = false;
   bool healing_ SIMM_GUARDED_BY(mutex_) = false;

@@ -24,6 +24,11 @@ ClientStats StatsCounters::Snapshot() const {
   s.late_answers = late_answers.load();
   s.payload_bytes_copied = payload_bytes_copied.load();
   s.connections_opened = connections_opened.load();
+  s.work_requests = work_requests.load();
+  s.doorbells = doorbells.load();
+  s.completions = completions.load();
+  s.validation_retries = validation_retries.load();
+  s.lookups = lookups.load();
   return s;
 }
 

@@ -12,14 +12,14 @@
 
 namespace simm::dataserver {
 
-DataService::DataService(DataContext& context, std::unique_ptr<transport::Acceptor> acceptor,
+DataService::DataService(DataContext& context,
+                         std::vector<std::unique_ptr<transport::Acceptor>> acceptors,
                          size_t threads)
-    : context_(context), acceptor_(std::move(acceptor)) {
+    : context_(context), acceptors_(std::move(acceptors)) {
   for (size_t i = 0; i < std::max<size_t>(1, threads); ++i) {
     auto& worker = *workers_.emplace_back(std::make_unique<Worker>());
     worker.loop.SetTick(limits::kDataTick, [this, &worker] { Tick(worker); });
   }
-  workers_[0]->loop.Watch(acceptor_->PollFd(), POLLIN, [this](uint32_t) { AcceptWaiting(); });
   for (auto& worker : workers_) {
     worker->thread = std::thread([&worker] { worker->loop.Run(); });
   }
@@ -29,7 +29,9 @@ DataService::~DataService() { Stop(Duration::zero()); }
 
 void DataService::Stop(Duration grace) {
   if (std::exchange(stopped_, true)) return;
-  workers_[0]->loop.Post([this] { workers_[0]->loop.Forget(acceptor_->PollFd()); });
+  workers_[0]->loop.Post([this] {
+    for (const auto& acceptor : acceptors_) workers_[0]->loop.Forget(acceptor->PollFd());
+  });
   // In-flight answers: a client that reads gets the rest of what it has asked for.
   const Instant end = context_.clock.Now() + grace;
   while (context_.metrics.connections.load() > 0 && context_.clock.Now() < end) {
@@ -50,28 +52,28 @@ void DataService::Stop(Duration grace) {
     worker->thread.join();
     worker->sessions.clear();
   }
-  acceptor_.reset();
+  acceptors_.clear();
 }
 
 // A connection that cannot be taken for want of descriptors stays in the kernel's queue: the
 // listener rests until the next tick, or it would be ready again at once, for ever.
-void DataService::RestOutOfDescriptors() {
+void DataService::RestOutOfDescriptors(transport::Acceptor& acceptor) {
   static LogLimiter limiter(std::chrono::seconds(10));
   context_.metrics.connections_refused.fetch_add(1, std::memory_order_relaxed);
-  workers_[0]->loop.Change(acceptor_->PollFd(), 0);
+  workers_[0]->loop.Change(acceptor.PollFd(), 0);
   if (limiter.Allow(context_.clock.Now()) >= 0) {
     SIMM_LOG_ERROR("cannot accept connections: {}; raise the limit of open files (ulimit -n)",
                    std::strerror(errno));
   }
 }
 
-void DataService::AcceptWaiting() {
+void DataService::AcceptWaiting(transport::Acceptor& acceptor) {
   while (true) {
     errno = 0;
-    auto connection = acceptor_->Accept();
+    auto connection = acceptor.Accept();
     if (connection == nullptr) {
       if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-        RestOutOfDescriptors();
+        RestOutOfDescriptors(acceptor);
       }
       return;
     }

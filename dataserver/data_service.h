@@ -18,8 +18,10 @@ namespace simm::dataserver {
 // threads. Thread-safe.
 class DataService {
  public:
-  // `threads` >= 1. The acceptor listens already; the context outlives the service.
-  DataService(DataContext& context, std::unique_ptr<transport::Acceptor> acceptor, size_t threads);
+  // `threads` >= 1. The acceptors, one for each transport, listen already; the context outlives the
+  // service.
+  DataService(DataContext& context, std::vector<std::unique_ptr<transport::Acceptor>> acceptors,
+              size_t threads);
   ~DataService();  // Stop
   // Answers what has been asked, waiting at most `grace`, then closes every connection and ends the
   // threads. Idempotent.
@@ -34,14 +36,14 @@ class DataService {
     std::thread thread;
   };
 
-  void AcceptWaiting();
-  void RestOutOfDescriptors();
+  void AcceptWaiting(transport::Acceptor& acceptor);
+  void RestOutOfDescriptors(transport::Acceptor& acceptor);
   void Adopt(Worker& worker, std::shared_ptr<std::unique_ptr<transport::Connection>> connection);
   void Drive(Worker& worker, int fd);
   void Tick(Worker& worker);
 
   DataContext& context_;
-  std::unique_ptr<transport::Acceptor> acceptor_;
+  std::vector<std::unique_ptr<transport::Acceptor>> acceptors_;
   std::vector<std::unique_ptr<Worker>> workers_;
   bool stopped_ = false;
 };

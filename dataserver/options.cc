@@ -25,8 +25,12 @@ config::ConfigSpec MakeSpec(ServerOptions* options) {
   spec.String("zone", &options->zone, "failure domain, such as a rack");
   spec.String("pool", &options->pool,
               "path of the pool's files, on tmpfs or hugetlbfs; empty: anonymous memory");
-  spec.Choice("transport", &options->transport, {"auto", "tcp"},
-              "transports that clients may use; auto is every one that there is: tcp");
+  spec.Choice("transport", &options->transport, {"auto", "shm", "tcp"},
+              "what clients may use besides tcp, which always works; auto: shared memory on this "
+              "host if it can be had; shm: shared memory, or do not start; tcp: nothing else");
+  spec.String("shm-socket", &options->shm_socket,
+              "Unix socket at which clients on this host get the pool's memory, a path or @name; "
+              "empty: a name of its own. A path on a shared volume serves other containers");
   spec.Integer("threads", &options->threads, 0u, 256u,
                "threads of the data port; 0: one per processor, at most 16");
   spec.Bool("prefault", &options->prefault, "touch all of the pool's memory at the start");

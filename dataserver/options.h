@@ -22,6 +22,7 @@ struct ServerOptions {
   std::string zone;
   std::string pool;
   std::string transport = "auto";
+  std::string shm_socket;
   uint32_t threads = 0;  // 0: one per processor, at most 16
   bool prefault = true;
   bool verify_puts = true;

@@ -122,10 +122,22 @@ Status Server::OpenPorts() {
   if (!acceptor.ok()) return acceptor.status();
   const auto data_bound = ParseHostPort((*acceptor)->Address());
   if (!data_bound.ok()) return data_bound.status();
+  std::vector<std::unique_ptr<transport::Acceptor>> acceptors;
+  acceptors.push_back(std::move(*acceptor));
+  if (options_.transport != "tcp") {
+    auto shared = OpenSharedMemory();
+    if (shared.ok()) {
+      acceptors.push_back(std::move(*shared));
+    } else if (options_.transport == "shm") {
+      return shared.status();
+    } else {
+      SIMM_LOG_WARN("no shared memory for clients on this host: {}", shared.status().message());
+    }
+  }
   const size_t threads = options_.threads != 0
                              ? options_.threads
                              : std::clamp<size_t>(std::thread::hardware_concurrency(), 1, 16);
-  data_ = std::make_unique<DataService>(*context_, std::move(*acceptor), threads);
+  data_ = std::make_unique<DataService>(*context_, std::move(acceptors), threads);
 
   auto control = rpc::ControlServer::Start({.listen = options_.listen,
                                             .manager = nullptr,
@@ -150,6 +162,49 @@ Status Server::OpenPorts() {
     http_ = std::move(*http);
   }
   return Status::Ok();
+}
+
+// Clients on this host read the index and data files where they are; the data they write too.
+Result<std::unique_ptr<transport::Acceptor>> Server::OpenSharedMemory() {
+  const ByteSpan index = pool_->index_memory();
+  const MutableByteSpan index_memory = {const_cast<std::byte*>(index.data()), index.size()};
+  SIMM_RETURN_IF_ERROR(shm_.ShareFile(pool_->index_fd(), index_memory));
+  SIMM_RETURN_IF_ERROR(shm_.ShareFile(pool_->data_fd(), pool_->data_memory()));
+  auto index_region = shm_.Register(index_memory, transport::kRemoteRead);
+  if (!index_region.ok()) return index_region.status();
+  auto data_region = shm_.Register(pool_->data_memory(),
+                                   uint8_t{transport::kRemoteRead} | transport::kRemoteWrite);
+  if (!data_region.ok()) return data_region.status();
+  const std::string endpoint =
+      options_.shm_socket.empty() ? "@simm-" + simm::ToString(boot_id_) : options_.shm_socket;
+  auto acceptor = shm_.Listen(endpoint, "--shm-socket", [this](const transport::SessionTag& tag) {
+    return sessions_->Check(tag);
+  });
+  if (!acceptor.ok()) return acceptor.status();
+  shm_endpoint_ = (*acceptor)->Address();
+  shm_index_ = std::move(*index_region);
+  shm_data_ = std::move(*data_region);
+  return acceptor;
+}
+
+void Server::FillOffers(const rpc::HandshakeRequest& request, rpc::HandshakeReply* reply) const {
+  const protocol::PoolGeometry& geometry = pool_->geometry();
+  reply->pool = {.bucket_count = geometry.bucket_count,
+                 .buckets_offset = geometry.buckets_offset,
+                 .overflow_offset = geometry.overflow_offset,
+                 .index_bytes = geometry.index_bytes,
+                 .data_bytes = geometry.data_bytes};
+  const bool wanted = std::find(request.transports.begin(), request.transports.end(),
+                                shm_.name()) != request.transports.end();
+  if (!wanted || shm_index_ == nullptr) return;
+  rpc::TransportOffer offer;
+  offer.transport = shm_.name();
+  offer.endpoint = shm_endpoint_;
+  for (const auto& chunk : shm_index_->Describe().chunks)
+    offer.index.push_back({chunk.offset, chunk.length, chunk.key});
+  for (const auto& chunk : shm_data_->Describe().chunks)
+    offer.data.push_back({chunk.offset, chunk.length, chunk.key});
+  reply->offers.push_back(std::move(offer));
 }
 
 std::string Server::AdvertisedHost() const {
@@ -268,7 +323,8 @@ Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& reque
   }
   if (std::find(request.transports.begin(), request.transports.end(), "tcp") ==
       request.transports.end()) {
-    return Status(Code::kFailedPrecondition, "server " + options_.name + " speaks tcp only");
+    return Status(Code::kFailedPrecondition,
+                  "server " + options_.name + " serves no client that does not speak tcp as well");
   }
   rpc::HandshakeReply reply;
   reply.server = self;
@@ -280,6 +336,7 @@ Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& reque
   reply.transport = "tcp";
   reply.endpoint = data_address_;
   reply.layout = protocol::LayoutFingerprint();
+  FillOffers(request, &reply);
   reply.max_value_bytes = pool_->MaxValueBytes(limits::kMaxKeyBytes);
   reply.session_timeout_ms = static_cast<uint32_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(sessions_->timeout()).count());

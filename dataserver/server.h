@@ -10,6 +10,7 @@
 #include "common/routing/map_holder.h"
 #include "common/rpc/control_services.h"
 #include "common/rpc/map_watcher.h"
+#include "common/transport/shm/shm_transport.h"
 #include "common/transport/tcp/tcp_transport.h"
 #include "dataserver/data_metrics.h"
 #include "dataserver/data_service.h"
@@ -43,6 +44,8 @@ class Server final : public rpc::DataServerHandler {
   explicit Server(ServerOptions options);
   Status Open();
   Status OpenPorts();
+  Result<std::unique_ptr<transport::Acceptor>> OpenSharedMemory();
+  void FillOffers(const rpc::HandshakeRequest& request, rpc::HandshakeReply* reply) const;
   void OnTable(std::shared_ptr<const RouteTable> table);
   void EvictLoop();
   void HousekeepLoop();
@@ -63,6 +66,10 @@ class Server final : public rpc::DataServerHandler {
   std::unique_ptr<OneSidedState> one_sided_;
   std::unique_ptr<DataContext> context_;
   transport::TcpTransport tcp_;
+  transport::ShmTransport shm_;
+  std::unique_ptr<transport::LocalRegion> shm_index_;  // nullptr: not offered
+  std::unique_ptr<transport::LocalRegion> shm_data_;
+  std::string shm_endpoint_;
   std::unique_ptr<DataService> data_;
   std::unique_ptr<rpc::ControlServer> control_;
   std::unique_ptr<metrics::HttpServer> http_;

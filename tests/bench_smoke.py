@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 FIELDS = {
@@ -65,8 +66,55 @@ def run(binary, *arguments):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def refused(binary, *arguments):
+    """Wrong flags: exit code 2 and the flag's name, before anything is started."""
+    done = subprocess.run(
+        [str(binary), *arguments], capture_output=True, text=True, timeout=20, check=False
+    )
+    if done.returncode != 2 or arguments[-2] not in done.stderr + done.stdout:
+        fail(f"{arguments}: exit code {done.returncode}, said {done.stderr[-300:]}")
+
+
+def beside_a_running_cluster(folder):
+    """--manager and --threads: two programs at work on one cluster."""
+    with tempfile.TemporaryDirectory() as temporary:
+        ready = Path(temporary, "ready")
+        common = ("--listen", "127.0.0.1:0", "--http", "off", "--ready-file", str(ready))
+        manager = subprocess.Popen(
+            [str(Path(folder, "simm-manager")), "--state", temporary + "/state", *common],
+            stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        server = None
+        try:
+            deadline = time.monotonic() + 20
+            while not ready.exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            address = json.loads(ready.read_text())["listen"]
+            server = subprocess.Popen(
+                [str(Path(folder, "simm-dataserver")), "--manager", address, "--memory", "64MiB",
+                 "--data-listen", "127.0.0.1:0", "--advertise", "127.0.0.1",
+                 *common[:-1], temporary + "/ready2"],
+                stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+            result = run(
+                Path(folder, "simm-bench"), "get", "--manager", address, "--threads", "2",
+                "--value-size", "16KiB", *QUICK,
+            )  # fmt: skip
+            check_fields(result)
+            if result["threads"] != 2 or result["hits"] == 0:
+                fail(f"--threads 2 --manager: {json.dumps(result)}")
+            print(f"bench: get by 2 threads on a running cluster: {result['ops_per_s']:.0f} keys/s")
+        finally:
+            for process in filter(None, (server, manager)):
+                process.terminate()
+                process.wait()
+
+
 def smoke(folder):
     binary = Path(folder, "simm-bench")
+    refused(binary, "get", "--embedded", "1", "--value-size", "many")
+    refused(binary, "get", "--embedded", "1", "--transport", "pigeon")
+    beside_a_running_cluster(folder)
     for op in ("put", "get", "exists", "mixed"):
         result = run(binary, op, *SMALL, *QUICK)
         check_fields(result)

@@ -120,7 +120,22 @@ lane_rdma() {
 
 lane_quickstart() {
   deploy/quickstart.sh --small
-  deploy/quickstart.sh --small
+  # Again, and left running; what it says one can do then is done.
+  local said
+  said="$(deploy/quickstart.sh --small --keep)"
+  printf '%s\n' "$said"
+  trap 'deploy/quickstart.sh --stop' EXIT
+  SIMM_CLUSTER_MANAGER="$(sed -n 's/.*export SIMM_CLUSTER_MANAGER=//p' <<<"$said")"
+  export SIMM_CLUSTER_MANAGER
+  echo hello | build/bin/simmctl put greeting -
+  test "$(build/bin/simmctl get greeting)" = hello
+  trap - EXIT
+  deploy/quickstart.sh --stop | grep -x Stopped.
+  if build/bin/simmctl status; then
+    echo "quickstart: --stop has left the manager running"
+    return 1
+  fi
+  echo "quickstart: kept, used and stopped"
 }
 
 lane_trace() {

@@ -34,6 +34,7 @@ inline constexpr auto kHealBackoffMax = 500ms;
 inline constexpr auto kStaleMapPause = 20ms;          // DESIGN 3: 10 to 50 ms
 inline constexpr uint64_t kDrainBytes = 64ULL << 20;  // of a late answer, else the lane is closed
 inline constexpr auto kKeepalive = 1s;
+inline constexpr uint64_t kWaveBytes = 16ULL << 20;  // of values in one step of a one-sided batch
 
 // Data server.
 inline constexpr auto kSessionTimeout = 10s;

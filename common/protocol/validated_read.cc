@@ -18,6 +18,31 @@ bool InFlux(const Slot& slot) {
 
 }  // namespace
 
+bool IsPlausible(const Slot& slot, const PoolView& pool, const Hash128& hash, uint16_t namespace_id,
+                 size_t key_bytes) {
+  if (SlotWord{slot.word}.state() != SlotState::kLive || slot.crc != slot.ComputeCrc())
+    return false;
+  if (slot.fingerprint() != hash || slot.namespace_id != namespace_id) return false;
+  if (slot.key_bytes != key_bytes || slot.value_bytes > limits::kMaxValueBytes) return false;
+  const uint64_t bytes = ExtentBytes(slot.key_bytes, slot.value_bytes);
+  return slot.offset % kExtentAlign == 0 && bytes <= pool.data_bytes &&
+         slot.offset <= pool.data_bytes - bytes;
+}
+
+BucketLook LookIntoBucket(const Bucket& bucket, const PoolView& pool, const Hash128& hash,
+                          uint16_t namespace_id, size_t key_bytes) {
+  BucketLook look;
+  for (size_t i = 0; i < kSlotsPerBucket; ++i) {
+    const Slot& slot = bucket.slots[i];
+    look.in_flux |= InFlux(slot);
+    if (IsPlausible(slot, pool, hash, namespace_id, key_bytes)) {
+      look.slot = i;
+      return look;
+    }
+  }
+  return look;
+}
+
 ValidatedRead::Next ValidatedRead::Start(const std::optional<CachedLocation>& cached) {
   if (!cached || !Plausible(cached->slot)) return ReadBucket();
   slot_offset_ = cached->slot_offset;
@@ -52,30 +77,19 @@ ValidatedRead::Next ValidatedRead::Retry() {
   return Next::kAskServer;
 }
 
-// Live, whole, of this key, and inside the data file.
 bool ValidatedRead::Plausible(const Slot& slot) const {
-  if (SlotWord{slot.word}.state() != SlotState::kLive || slot.crc != slot.ComputeCrc())
-    return false;
-  if (slot.fingerprint() != request_.hash || slot.namespace_id != request_.namespace_id)
-    return false;
-  if (slot.key_bytes != request_.key.size() || slot.value_bytes > limits::kMaxValueBytes)
-    return false;
-  const uint64_t bytes = ExtentBytes(slot.key_bytes, slot.value_bytes);
-  return slot.offset % kExtentAlign == 0 && bytes <= pool_.data_bytes &&
-         slot.offset <= pool_.data_bytes - bytes;
+  return IsPlausible(slot, pool_, request_.hash, request_.namespace_id, request_.key.size());
 }
 
 ValidatedRead::Next ValidatedRead::OnBucket() {
-  bool in_flux = false;
-  for (size_t i = 0; i < kSlotsPerBucket; ++i) {
-    const Slot& slot = scratch_.bucket.slots[i];
-    if (InFlux(slot)) in_flux = true;
-    if (Plausible(slot)) {
-      return UseSlot(slot, offset_ + sizeof(BucketHeader) + i * kSlotBytes);
-    }
+  const BucketLook look = LookIntoBucket(scratch_.bucket, pool_, request_.hash,
+                                         request_.namespace_id, request_.key.size());
+  if (look.slot) {
+    return UseSlot(scratch_.bucket.slots[*look.slot],
+                   offset_ + sizeof(BucketHeader) + *look.slot * kSlotBytes);
   }
   // A slot in flux may be this key's: not a miss.
-  if (in_flux) return Retry();
+  if (look.in_flux) return Retry();
   if (scratch_.bucket.header.overflow != 0) {
     state_ = State::kAsk;
     return Next::kAskServer;

@@ -21,6 +21,19 @@ struct PoolView {
   uint64_t data_bytes = 0;
 };
 
+// A live, whole slot of this key that lies inside the data file.
+bool IsPlausible(const Slot& slot, const PoolView& pool, const Hash128& hash, uint16_t namespace_id,
+                 size_t key_bytes);
+
+// What a bucket says about a key: the place of its slot, or that a slot is being written, which may
+// be this key's.
+struct BucketLook {
+  std::optional<size_t> slot;
+  bool in_flux = false;
+};
+BucketLook LookIntoBucket(const Bucket& bucket, const PoolView& pool, const Hash128& hash,
+                          uint16_t namespace_id, size_t key_bytes);
+
 // Where a value was seen last, for the location cache: valid for connections of the same boot id
 // only.
 struct CachedLocation {

@@ -84,6 +84,27 @@ struct HandshakeRequest {
   std::string client_name;               // host:pid, for people
   std::vector<std::string> transports;   // that the client can speak, in its order of preference
 };
+// Registered memory of a data server, as the transport named it.
+struct RegionChunk {
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  uint64_t key = 0;
+};
+// One road to a data server besides its tcp data port.
+struct TransportOffer {
+  std::string transport;           // "shm", "verbs"
+  std::string endpoint;            // opaque: what that transport's Connect takes
+  std::vector<RegionChunk> index;  // readable
+  std::vector<RegionChunk> data;   // readable and writable
+};
+// What one-sided readers need to know of a pool, in bytes of its index file.
+struct PoolShape {
+  uint64_t bucket_count = 0;
+  uint64_t buckets_offset = 0;
+  uint64_t overflow_offset = 0;
+  uint64_t index_bytes = 0;
+  uint64_t data_bytes = 0;
+};
 struct HandshakeReply {
   ServerId server = kNoServer;
   std::string server_name;
@@ -91,9 +112,11 @@ struct HandshakeReply {
   uint64_t incarnation = 0;
   Id128 boot_id;
   uint64_t session = 0;
-  std::string transport;  // chosen
-  std::string endpoint;   // opaque blob of that transport; tcp: "host:port"
-  uint64_t layout = 0;    // fingerprint of the pool's layout; 0 when not offered
+  std::string transport;               // that always works: "tcp"
+  std::string endpoint;                // its address, "host:port"
+  std::vector<TransportOffer> offers;  // of the transports that the client has asked for
+  PoolShape pool;
+  uint64_t layout = 0;  // fingerprint of the pool's layout; 0 when not offered
   uint64_t max_value_bytes = 0;
   uint32_t session_timeout_ms = 0;
 };

@@ -133,6 +133,28 @@ v1::HandshakeRequest ToProto(const HandshakeRequest& request) {
   return out;
 }
 
+namespace {
+
+void ToProto(const std::vector<RegionChunk>& chunks,
+             google::protobuf::RepeatedPtrField<v1::RegionChunk>* out) {
+  for (const RegionChunk& chunk : chunks) {
+    v1::RegionChunk* const entry = out->Add();
+    entry->set_offset(chunk.offset);
+    entry->set_length(chunk.length);
+    entry->set_key(chunk.key);
+  }
+}
+
+std::vector<RegionChunk> FromProto(
+    const google::protobuf::RepeatedPtrField<v1::RegionChunk>& chunks) {
+  std::vector<RegionChunk> out;
+  for (const v1::RegionChunk& chunk : chunks)
+    out.push_back({chunk.offset(), chunk.length(), chunk.key()});
+  return out;
+}
+
+}  // namespace
+
 v1::HandshakeReply ToProto(const HandshakeReply& reply) {
   v1::HandshakeReply out;
   out.set_server(reply.server);
@@ -146,6 +168,19 @@ v1::HandshakeReply ToProto(const HandshakeReply& reply) {
   out.set_layout(reply.layout);
   out.set_max_value_bytes(reply.max_value_bytes);
   out.set_session_timeout_ms(reply.session_timeout_ms);
+  for (const TransportOffer& offer : reply.offers) {
+    v1::TransportOffer* const entry = out.add_offers();
+    entry->set_transport(offer.transport);
+    entry->set_endpoint(offer.endpoint);
+    ToProto(offer.index, entry->mutable_index());
+    ToProto(offer.data, entry->mutable_data());
+  }
+  v1::PoolShape* const pool = out.mutable_pool();
+  pool->set_bucket_count(reply.pool.bucket_count);
+  pool->set_buckets_offset(reply.pool.buckets_offset);
+  pool->set_overflow_offset(reply.pool.overflow_offset);
+  pool->set_index_bytes(reply.pool.index_bytes);
+  pool->set_data_bytes(reply.pool.data_bytes);
   return out;
 }
 
@@ -283,6 +318,15 @@ HandshakeReply FromProto(const v1::HandshakeReply& reply) {
   out.layout = reply.layout();
   out.max_value_bytes = reply.max_value_bytes();
   out.session_timeout_ms = reply.session_timeout_ms();
+  for (const v1::TransportOffer& offer : reply.offers()) {
+    out.offers.push_back(
+        {offer.transport(), offer.endpoint(), FromProto(offer.index()), FromProto(offer.data())});
+  }
+  out.pool = {.bucket_count = reply.pool().bucket_count(),
+              .buckets_offset = reply.pool().buckets_offset(),
+              .overflow_offset = reply.pool().overflow_offset(),
+              .index_bytes = reply.pool().index_bytes(),
+              .data_bytes = reply.pool().data_bytes()};
   return out;
 }
 

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <thread>
 
+#include "common/base/host_port.h"
 #include "common/base/log.h"
 #include "common/base/mutex.h"
 #include "common/base/random.h"
-#include "common/base/host_port.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/convert.h"
 #include "proto/map.grpc.pb.h"

@@ -1,5 +1,6 @@
-// Writes the seed corpora: make_seeds DIR puts well-formed messages into DIR/messages, and the same
-// as frames with payload (see tests/support/byte_peer.h) into DIR/stream.
+// Writes the seed corpora: make_seeds DIR puts well-formed messages into DIR/messages, the same as
+// frames with payload (see tests/support/byte_peer.h) into DIR/stream, and a manager's state
+// without its header into DIR/state.
 
 #include <cstdio>
 #include <filesystem>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "common/protocol/messages.h"
+#include "manager/store/state_codec.h"
 
 namespace {
 
@@ -19,6 +21,7 @@ class SeedWriter {
   explicit SeedWriter(const std::string& folder) : folder_(folder) {
     std::filesystem::create_directories(folder + "/messages");
     std::filesystem::create_directories(folder + "/stream");
+    std::filesystem::create_directories(folder + "/state");
   }
   void Add(ByteSpan body, uint8_t payload = 0) {
     const std::string name = std::to_string(count_++);
@@ -71,5 +74,9 @@ int main(int argc, char** argv) {
   seeds.Add(Encode(Location{Code::kOk, 1, 64, Slot{}}, buffer));
   seeds.Add(Encode(TouchSlots{{{1, 2}}}, buffer));
   seeds.Add(Encode(PinReply{{{Code::kOk, 5}}}, buffer));
+  const std::string state = manager::EncodeState(manager::NewCluster({3, 4}));
+  std::ofstream(std::string(argv[1]) + "/state/body", std::ios::binary) << '\0' << state.substr(24);
+  std::ofstream(std::string(argv[1]) + "/state/changes", std::ios::binary)
+      << std::string("\1\0\0\0\1\20\0\0\377", 9);
   return 0;
 }

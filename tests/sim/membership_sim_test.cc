@@ -11,6 +11,7 @@
 #include "common/base/random.h"
 #include "manager/membership.h"
 #include "tests/support/fake_clock.h"
+#include "tests/support/seed_report.h"
 
 namespace simm::manager {
 namespace {
@@ -262,14 +263,12 @@ uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
 TEST(MembershipSim, HoldsItsInvariants) {
   const bool one = std::getenv("SIMM_SIM_SEED") != nullptr;
   const uint64_t first = FromEnvironment("SIMM_SIM_SEED", 1);
-  const uint64_t count = one ? 1 : FromEnvironment("SIMM_SIM_SEEDS", 1000);
+  const uint64_t count = one ? 1 : FromEnvironment("SIMM_SIM_SEEDS", 600);
+  SeedReport report("membership_sim_test");
   for (uint64_t seed = first; seed < first + count; ++seed) {
+    report.Running(seed);
     Simulation(seed).Run();
-    if (HasFailure()) {
-      std::printf("replay: SIMM_SIM_SEED=%llu membership_sim_test\n",
-                  static_cast<unsigned long long>(seed));
-      return;
-    }
+    ASSERT_FALSE(HasFailure()) << SeedReport::Replay(seed);
   }
 }
 

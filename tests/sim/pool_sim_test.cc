@@ -11,6 +11,7 @@
 #include "dataserver/pool.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/pool_driver.h"
+#include "tests/support/seed_report.h"
 
 namespace simm::dataserver {
 namespace {
@@ -224,11 +225,12 @@ TEST(PoolSim, SeededOperationsAgreeWithTheModel) {
   const uint64_t one = FromEnvironment("SIMM_SIM_SEED", 0);
   const uint64_t first = one != 0 ? one : 1;
   const uint64_t last = one != 0 ? one : FromEnvironment("SIMM_SIM_SEEDS", 2000);
+  SeedReport report("pool_sim_test");
   for (uint64_t seed = first; seed <= last; ++seed) {
+    report.Running(seed);
     const std::string wrong = PoolSim(seed).Run(300);
-    ASSERT_TRUE(wrong.empty()) << "seed " << seed << ": " << wrong
-                               << "\nreplay with: SIMM_SIM_SEED=" << seed
-                               << " build/tests/pool_sim_test";
+    ASSERT_TRUE(wrong.empty()) << "seed " << seed << ": " << wrong << "\n"
+                               << SeedReport::Replay(seed);
   }
 }
 

@@ -21,6 +21,7 @@
 #include "dataserver/pool.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/pool_driver.h"
+#include "tests/support/seed_report.h"
 
 namespace simm {
 namespace {
@@ -284,13 +285,13 @@ TEST(ValidatedReadSim, RightBytesOrAMissUnderEverySeed) {
   const uint64_t only = EnvOr("SIMM_SIM_SEED", 0);
   const uint64_t seeds = only != 0 ? 1 : EnvOr("SIMM_SIM_SEEDS", 2000);
   Outcome total;
+  SeedReport report("validated_read_sim_test");
   for (uint64_t i = 0; i < seeds; ++i) {
     const uint64_t seed = only != 0 ? only : i + 1;
+    report.Running(seed);
     const Outcome outcome = Simulation(seed, false).Run();
-    ASSERT_EQ(outcome.wrong, 0) << "replay with: SIMM_SIM_SEED=" << seed
-                                << " build/tests/validated_read_sim_test";
-    ASSERT_FALSE(HasFailure()) << "replay with: SIMM_SIM_SEED=" << seed
-                               << " build/tests/validated_read_sim_test";
+    ASSERT_EQ(outcome.wrong, 0) << SeedReport::Replay(seed);
+    ASSERT_FALSE(HasFailure()) << SeedReport::Replay(seed);
     total.Add(outcome);
   }
   std::printf("%llu seeds: %d hits, %d misses, %d retries, %d questions, %d cached\n",

@@ -47,6 +47,12 @@ inline std::string BinDir() {
   return dir != nullptr ? dir : "build/bin";
 }
 
+// The transport that the clients of these tests use; the same tests run over several.
+inline std::string TestTransport() {
+  const char* const name = std::getenv("SIMM_TEST_TRANSPORT");
+  return name != nullptr ? name : "tcp";
+}
+
 // A value that says whose it is.
 inline std::vector<std::byte> ValueOf(uint64_t key, size_t size, uint64_t version = 0) {
   std::vector<std::byte> value(size);
@@ -93,6 +99,7 @@ class ClusterTest : public testing::Test {
                                            Verify verify = Verify::kAlways,
                                            const std::string& name_space = "default") {
     ClientOptions options;
+    options.transport = TestTransport();
     options.addresses = std::move(addresses);
     options.verify = verify;
     options.name_space = name_space;

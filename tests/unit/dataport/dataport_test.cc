@@ -75,7 +75,9 @@ class DataPortTest : public testing::Test {
         tcp_.Listen("127.0.0.1:0", "--data-listen",
                     [this](const transport::SessionTag& tag) { return sessions_.Check(tag); });
     address_ = (*acceptor)->Address();
-    service_ = std::make_unique<dataserver::DataService>(*context_, std::move(*acceptor), 2);
+    std::vector<std::unique_ptr<transport::Acceptor>> acceptors;
+    acceptors.push_back(std::move(*acceptor));
+    service_ = std::make_unique<dataserver::DataService>(*context_, std::move(acceptors), 2);
     evictor_ = std::thread([this] {
       while (!stop_evictor_) {
         pool_->WaitForEvictionWork(10ms);

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "common/base/hash.h"
+#include "common/base/ids.h"
+#include "common/base/mutex.h"
+#include "common/protocol/validated_read.h"
+#include "common/transport/transport.h"
+
+namespace simm::client {
+
+// Where values were seen last, for reads that skip the bucket. Of one size, direct-mapped: an entry
+// that is overwritten costs one more read. An entry counts only for the start of the server (boot
+// id) that it was seen at. Thread-safe.
+class LocationCache {
+ public:
+  static constexpr size_t kEntries = 1 << 16;  // 7 MiB when full
+
+  LocationCache() : entries_(kEntries) {}
+  std::optional<protocol::CachedLocation> Find(const Id128& boot, const Hash128& hash) const;
+  void Put(const Id128& boot, const Hash128& hash, const protocol::CachedLocation& location);
+
+ private:
+  struct Entry {
+    Id128 boot;
+    protocol::CachedLocation location;
+  };
+  static constexpr size_t kStripes = 64;
+  static size_t Place(const Hash128& hash) { return hash.low % kEntries; }
+
+  mutable std::array<Mutex, kStripes> stripes_;  // entry i belongs to stripe i % kStripes
+  std::vector<Entry> entries_;
+};
+
+// What one-sided readers and writers know of a data server's pool; from its handshake. Immutable
+// but for the cache.
+struct PoolAccess {
+  protocol::PoolView view;
+  uint64_t overflow_offset = 0;  // of the overflow slots in the index
+  Id128 boot;
+  transport::RemoteRegion index;
+  transport::RemoteRegion data;
+  std::shared_ptr<LocationCache> locations;
+
+  // The number of the slot at this offset of the index, as touches name it.
+  uint32_t SlotAt(uint64_t offset) const;
+};
+
+}  // namespace simm::client
