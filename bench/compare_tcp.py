@@ -54,8 +54,8 @@ class Runner:
     def bench(self, op, value_size, batch, *more, servers=1):
         return self.json(
             self.bin / "simm-bench", op, "--json", "--embedded", servers,
-            "--transport", "tcp", "--memory", self.memory, "--value-size", value_size, "--batch", batch,
-            "--seconds", self.seconds, "--arena", self.memory, *more,
+            "--transport", "tcp", "--memory", self.memory, "--value-size", value_size,
+            "--batch", batch, "--seconds", self.seconds, "--arena", self.memory, *more,
         )  # fmt: skip
 
 
