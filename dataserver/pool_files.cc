@@ -120,7 +120,9 @@ Result<Mapping> Map(int fd, uint64_t bytes, bool reserve, const PoolOptions& opt
 }
 
 // Sealable, so that a peer that maps it cannot cut it short (transport/shm seals it).
-int NewAnonymousFile(const char* name) { return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING); }
+int NewAnonymousFile(const char* name) {
+  return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+}
 
 int NewFile(const std::string& path) {
   (void)unlink(path.c_str());  // left by a start that did not get through
