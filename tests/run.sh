@@ -85,7 +85,8 @@ lane_asan() {
     -DCMAKE_CXX_COMPILER=clang++
   cmake --build build-asan -j "$jobs"
   # A few hundred seeds: the sim lane runs the thousands.
-  SIMM_SIM_SEEDS=300 ASAN_OPTIONS=detect_stack_use_after_return=1 run_ctest build-asan -j "$jobs" -LE '^(tidy|rdma)$'
+  export SIMM_SIM_SEEDS=300 ASAN_OPTIONS=detect_stack_use_after_return=1
+  run_ctest build-asan -j "$jobs" -LE '^(tidy|rdma)$'
 }
 
 lane_tsan() {
