@@ -20,6 +20,10 @@ DataService::DataService(DataContext& context,
     auto& worker = *workers_.emplace_back(std::make_unique<Worker>());
     worker.loop.SetTick(limits::kDataTick, [this, &worker] { Tick(worker); });
   }
+  for (const auto& acceptor : acceptors_) {
+    workers_[0]->loop.Watch(acceptor->PollFd(), POLLIN,
+                            [this, &acceptor = *acceptor](uint32_t) { AcceptWaiting(acceptor); });
+  }
   for (auto& worker : workers_) {
     worker->thread = std::thread([&worker] { worker->loop.Run(); });
   }
@@ -126,7 +130,7 @@ void DataService::Tick(Worker& worker) {
   if (&worker == workers_[0].get()) {
     context_.sessions.Expire();
     if (context_.one_sided != nullptr) context_.one_sided->Tick(context_.clock.Now());
-    workers_[0]->loop.Change(acceptor_->PollFd(), POLLIN);
+    for (const auto& acceptor : acceptors_) workers_[0]->loop.Change(acceptor->PollFd(), POLLIN);
   }
   const Instant now = context_.clock.Now();
   std::vector<int> closed;
