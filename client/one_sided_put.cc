@@ -20,7 +20,8 @@ OneSidedPut::OneSidedPut(const CallShape& shape, std::vector<CallItem*> items, S
     : Exchange(shape, std::move(items), stats) {
   // The deepest keys of a chain first, so that its root is used last. Not so for replacements: of
   // two of one key the later must win.
-  if (!shape_.replace) std::reverse(items_.begin(), items_.end());
+  waiting_ = items_;
+  if (shape_.replace) std::reverse(waiting_.begin(), waiting_.end());
 }
 
 Status OneSidedPut::Begin(Lane& lane) {
@@ -31,11 +32,11 @@ Status OneSidedPut::Begin(Lane& lane) {
 Status OneSidedPut::StartWave() {
   wave_.clear();
   uint64_t bytes = 0;
-  while (next_item_ < items_.size() && wave_.size() < Lane::kWaveKeys) {
-    CallItem& item = *items_[next_item_];
+  while (!waiting_.empty() && wave_.size() < Lane::kWaveKeys) {
+    CallItem& item = *waiting_.back();
     if (!wave_.empty() && bytes + item.size > limits::kWaveBytes) break;
     bytes += item.size;
-    ++next_item_;
+    waiting_.pop_back();
     wave_.push_back(
         {.item = &item, .extent_bytes = protocol::ExtentBytes(item.key.size(), item.size)});
   }
@@ -83,7 +84,7 @@ bool OneSidedPut::Advance() {
   if (step_ == Step::kLeasing && any) {
     step_ = Step::kCommitting;
     posted = PostCommits();
-  } else if (next_item_ < items_.size()) {
+  } else if (!waiting_.empty()) {
     posted = StartWave();
   } else {
     step_ = Step::kDone;
@@ -186,9 +187,11 @@ Result<transport::PayloadTarget> OneSidedPut::OnReplyBegin(uint64_t request_id, 
   return transport::PayloadTarget{};
 }
 
-// Not granted: to be repeated, by message if memory cannot be lent, or never.
-void OneSidedPut::Refused(Value& value, const protocol::LeaseReply& reply) {
+// To be tried in the next wave if the server gave some of what was asked for, else later, by
+// message if it cannot lend memory, or never.
+void OneSidedPut::NotGranted(Value& value, const protocol::LeaseReply& reply, bool others) {
   CallItem& item = *value.item;
+  if (others) return waiting_.push_back(&item);
   if (reply.code == Code::kTooLarge) return Finish(item, reply.code, item.size);
   item.by_message = reply.code == Code::kFailedPrecondition;
   item.result.code = Code::kBusy;
@@ -204,6 +207,7 @@ Status OneSidedPut::TakeLease(uint64_t request, ByteSpan body) {
     return value != wave_.end();
   };
   if (!next()) return Refusal("a lease that nobody asked for");
+  bool some = false;
   for (const protocol::LeaseRange& range : reply.ranges) {
     for (uint32_t i = 0; i < range.count; ++i) {
       if (!next() || range.extent_bytes != value->extent_bytes)
@@ -211,12 +215,12 @@ Status OneSidedPut::TakeLease(uint64_t request, ByteSpan body) {
       value->lease = reply.lease;
       value->offset = range.offset + i * range.extent_bytes;
       value->generation = range.first_generation + i;
-      value->granted = true;
+      value->granted = some = true;
       value->request = 0;
     }
   }
   while (next()) {
-    Refused(*value, reply);
+    NotGranted(*value, reply, some);
     value->request = 0;
   }
   return Status::Ok();

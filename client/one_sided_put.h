@@ -46,12 +46,13 @@ class OneSidedPut final : public Exchange, private transport::Completion {
   void WriteHead(const Value& value, std::byte* head) const;
   ByteSpan Commit(const Value& value, protocol::MessageBuffer& buffer) const;
   Status TakeLease(uint64_t request, ByteSpan body);
-  void Refused(Value& value, const protocol::LeaseReply& reply);
+  void NotGranted(Value& value, const protocol::LeaseReply& reply, bool others);
   Status TakeCommit(uint64_t request, ByteSpan body);
 
   Lane* lane_ = nullptr;
   Step step_ = Step::kLeasing;
-  size_t next_item_ = 0;
+  // To be written, the next one last; items of a wave that got no extent come back.
+  std::vector<CallItem*> waiting_;
   std::vector<Value> wave_;
   std::vector<std::array<transport::MutableSegment, 2>> segments_;
   size_t asking_ = 0;

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "client/exchange.h"
+#include "client/message_exchange.h"
 #include "client/lane.h"
 #include "common/base/random.h"
 #include "common/transport/tcp/tcp_transport.h"
@@ -21,7 +21,7 @@ namespace {
 using namespace std::chrono_literals;
 using client::CallItem;
 using client::CallShape;
-using client::Exchange;
+using client::MessageExchange;
 using client::Lane;
 using dataserver::Pool;
 using protocol::MessageType;
@@ -105,7 +105,7 @@ class DataPortTest : public testing::Test {
   std::unique_ptr<Exchange> Run(Lane& lane, const CallShape& shape, std::vector<CallItem>& items) {
     std::vector<CallItem*> pointers;
     for (CallItem& item : items) pointers.push_back(&item);
-    auto exchange = std::make_unique<Exchange>(shape, pointers, stats_);
+    auto exchange = std::make_unique<MessageExchange>(shape, pointers, stats_);
     lane.Attach(exchange.get());
     const Instant end = MonotonicClock::Get().Now() + 20s;
     if (exchange->Begin(lane).ok()) {
@@ -296,7 +296,7 @@ TEST_F(DataPortTest, AConnectionCutInMidPutFreesItsExtent) {
     items[0].size = value.size();
     CallShape shape;
     shape.type = MessageType::kPut;
-    Exchange exchange(shape, {items.data()}, stats_);
+    MessageExchange exchange(shape, {items.data()}, stats_);
     lane->Attach(&exchange);
     ASSERT_TRUE(exchange.Begin(*lane).ok());
     const Instant end = MonotonicClock::Get().Now() + 5s;
@@ -345,7 +345,7 @@ TEST_F(DataPortTest, DrainFindsTheEndOfALateAnswer) {
   {
     std::vector<CallItem*> pointers;
     for (CallItem& item : items) pointers.push_back(&item);
-    Exchange exchange(shape, pointers, stats_);
+    MessageExchange exchange(shape, pointers, stats_);
     lane->Attach(&exchange);
     ASSERT_TRUE(exchange.Begin(*lane).ok());
     while (lane->connection().counters().bytes_in < 1'000'000) lane->connection().Progress();
