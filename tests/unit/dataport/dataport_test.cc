@@ -9,8 +9,8 @@
 #include <thread>
 #include <vector>
 
-#include "client/message_exchange.h"
 #include "client/lane.h"
+#include "client/message_exchange.h"
 #include "common/base/random.h"
 #include "common/transport/tcp/tcp_transport.h"
 #include "dataserver/data_service.h"
@@ -21,8 +21,8 @@ namespace {
 using namespace std::chrono_literals;
 using client::CallItem;
 using client::CallShape;
-using client::MessageExchange;
 using client::Lane;
+using client::MessageExchange;
 using dataserver::Pool;
 using protocol::MessageType;
 
@@ -102,7 +102,8 @@ class DataPortTest : public testing::Test {
     return items;
   }
   // One exchange on one lane, to its end.
-  std::unique_ptr<Exchange> Run(Lane& lane, const CallShape& shape, std::vector<CallItem>& items) {
+  std::unique_ptr<MessageExchange> Run(Lane& lane, const CallShape& shape,
+                                       std::vector<CallItem>& items) {
     std::vector<CallItem*> pointers;
     for (CallItem& item : items) pointers.push_back(&item);
     auto exchange = std::make_unique<MessageExchange>(shape, pointers, stats_);
