@@ -20,25 +20,27 @@ IgnoreCompletion ignore_completion;
 }  // namespace
 
 void TouchBuffer::Add(const protocol::SlotTouch& touch, Instant now) {
-  if (pending_.touches.size() >= protocol::kMaxSlotTouches) return;
   protocol::SlotTouch& recent = recent_[touch.slot % recent_.size()];
   if (recent.slot == touch.slot && recent.generation == touch.generation) return;
   recent = touch;
-  if (pending_.touches.empty()) oldest_ = now;
-  pending_.touches.push_back(touch);
+  if (pending_.empty()) oldest_ = now;
+  if (pending_.size() == kMostPending) pending_.pop_front();
+  pending_.push_back(touch);
 }
 
 bool TouchBuffer::Due(Instant now) const {
   if (empty() || now - last_sent_ < kMinInterval) return false;
-  return pending_.touches.size() >= protocol::kMaxSlotTouches || now - oldest_ >= kMaxAge;
+  return pending_.size() >= protocol::kMaxSlotTouches || now - oldest_ >= kMaxAge;
 }
 
 ByteSpan TouchBuffer::Take(Instant now, protocol::MessageBuffer& out) {
-  const ByteSpan body = protocol::Encode(pending_, out);
-  pending_.touches.clear();
+  const size_t n = std::min(pending_.size(), protocol::kMaxSlotTouches);
+  protocol::TouchSlots message;
+  message.touches.assign(pending_.begin(), pending_.begin() + static_cast<ptrdiff_t>(n));
+  pending_.erase(pending_.begin(), pending_.begin() + static_cast<ptrdiff_t>(n));
   recent_.fill({});
-  last_sent_ = now;
-  return body;
+  oldest_ = last_sent_ = now;
+  return protocol::Encode(message, out);
 }
 
 Lane::Lane(std::unique_ptr<transport::Connection> connection, uint64_t session,

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,21 +26,23 @@ class LaneUser {
   virtual void OnLaneClosed(const Status& why) = 0;
 };
 
-// Uses of values by one-sided reads that the server has not seen: deduplicated, and dropped beyond
-// one message's worth, of which at most kMaxMessagesPerSecond leave. One-thread.
+// Uses of values by one-sided reads that the server has not seen: deduplicated; the oldest are
+// dropped when too many wait. They travel with a LEASE, or alone when a message's worth of them has
+// gathered or the oldest has waited long enough, at most 100 messages a second. One-thread.
 class TouchBuffer {
  public:
-  static constexpr auto kMinInterval = std::chrono::milliseconds(50);  // DESIGN allows 10
+  static constexpr size_t kMostPending = 4 * protocol::kMaxSlotTouches;
+  static constexpr auto kMinInterval = std::chrono::milliseconds(10);
   static constexpr auto kMaxAge = std::chrono::milliseconds(200);
 
   void Add(const protocol::SlotTouch& touch, Instant now);
   bool Due(Instant now) const;
-  bool empty() const { return pending_.touches.empty(); }
-  // Encodes what is pending and begins anew.
+  bool empty() const { return pending_.empty(); }
+  // Encodes the oldest that are pending, one message's worth.
   ByteSpan Take(Instant now, protocol::MessageBuffer& out);
 
  private:
-  protocol::TouchSlots pending_;
+  std::deque<protocol::SlotTouch> pending_;
   std::array<protocol::SlotTouch, 512> recent_{};
   Instant oldest_;
   Instant last_sent_;

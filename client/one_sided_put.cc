@@ -46,8 +46,15 @@ Status OneSidedPut::StartWave() {
 
 // One LEASE for each size of the wave.
 Status OneSidedPut::PostLeases() {
-  std::vector<protocol::MessageBuffer> buffers(wave_.size());
+  std::vector<protocol::MessageBuffer> buffers;
+  buffers.reserve(wave_.size() + TouchBuffer::kMostPending / protocol::kMaxSlotTouches);
   std::vector<transport::WorkItem> work;
+  // What was read is used before what is written evicts it.
+  while (!lane_->touches().empty()) {
+    transport::WorkItem& item = work.emplace_back();
+    item.message.request_id = lane_->NextRequestId();
+    item.message.body = lane_->touches().Take(MonotonicClock::Get().Now(), buffers.emplace_back());
+  }
   for (size_t i = 0; i < wave_.size(); ++i) {
     if (wave_[i].request != 0) continue;
     protocol::LeaseRequest message{.extent_bytes = wave_[i].extent_bytes, .count = 0};
@@ -59,7 +66,7 @@ Status OneSidedPut::PostLeases() {
     }
     transport::WorkItem& item = work.emplace_back();
     item.message.request_id = id;
-    item.message.body = protocol::Encode(message, buffers[work.size() - 1]);
+    item.message.body = protocol::Encode(message, buffers.emplace_back());
     ++asking_;
   }
   work.back().completion = this;

@@ -416,7 +416,7 @@ TEST_F(FaultTest, AClientKilledInMidBatchLeavesNothingBehind) {
       const std::string manager = cluster_->manager_address();
       const std::string bench = BinDir() + "/simm-bench";
       execl(bench.c_str(), bench.c_str(), op, "--manager", manager.c_str(), "--value-size", "8MiB",
-            "--batch", "8", "--seconds", "30", "--json", nullptr);
+            "--batch", "8", "--seconds", "30", "--transport", "tcp", "--json", nullptr);
       _exit(127);
     }
     EXPECT_TRUE(WaitUntil([&] { return Moved() > moved + 400'000'000; }, 20s)) << op;
