@@ -226,9 +226,11 @@ Status OneSidedPut::TakeLease(uint64_t request, ByteSpan body) {
       value->request = 0;
     }
   }
-  while (next()) {
-    NotGranted(*value, reply, some);
-    value->request = 0;
+  // From the back, so that the first of them is the next to be tried.
+  for (auto rest = wave_.rbegin(); rest != wave_.rend(); ++rest) {
+    if (rest->request != request) continue;
+    NotGranted(*rest, reply, some);
+    rest->request = 0;
   }
   return Status::Ok();
 }
