@@ -28,11 +28,11 @@ class LaneUser {
 
 // Uses of values by one-sided reads that the server has not seen: deduplicated; the oldest are
 // dropped when too many wait. They travel with a LEASE, or alone when a message's worth of them has
-// gathered or the oldest has waited long enough, at most 100 messages a second. One-thread.
+// gathered or the oldest has waited long enough, at most 25 messages a second. One-thread.
 class TouchBuffer {
  public:
   static constexpr size_t kMostPending = 4 * protocol::kMaxSlotTouches;
-  static constexpr auto kMinInterval = std::chrono::milliseconds(10);
+  static constexpr auto kMinInterval = std::chrono::milliseconds(40);
   static constexpr auto kMaxAge = std::chrono::milliseconds(200);
 
   void Add(const protocol::SlotTouch& touch, Instant now);
