@@ -21,6 +21,8 @@ using protocol::MessageType;
 // A server that has sent nothing for so long within a call that timed out counts as gone.
 constexpr auto kSilent = std::chrono::milliseconds(100);
 constexpr int kAttemptsOnBrokenLanes = 3;
+// Within the 50 ms that a call may take beyond its deadline.
+constexpr auto kFinishWriting = std::chrono::milliseconds(20);
 constexpr uint32_t kMaxCorruptRounds = 2;
 
 // One descriptor a thread, for all its waits.
@@ -282,6 +284,12 @@ void Call::GiveUpLate(Part& part) {
   // Nothing moved in either direction: a slow server takes or gives a byte now and then.
   const bool silent = Now() - part.last_moved >= kSilent;
   part.peer->ReportTimeout(silent);
+  // What is on its way into shared memory cannot be cut off: a lane that closes now would keep its
+  // extents from everybody until this process ends.
+  const Instant stop = Now() + kFinishWriting;
+  while (part.lane->pool() != nullptr && part.exchange->unsent() && Now() < stop) {
+    part.lane->connection().Progress();
+  }
   if (!part.exchange->unsent()) part.exchange->GiveUp();
   part.lane->Detach();
   if (silent || part.exchange->unsent()) {

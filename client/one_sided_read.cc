@@ -98,12 +98,10 @@ Status OneSidedRead::PostStep() {
   segments_.clear();
   segments_.reserve(wave_.size());  // items point in here
   buffers.reserve(wave_.size() + 1);
-  bool reads = false;
   for (Key& key : wave_) {
     if (key.next == Next::kDone) continue;
     if (key.next != Next::kAskServer) {
       AddRead(key, work);
-      reads = true;
       continue;
     }
     key.question = lane_->NextRequestId();
@@ -124,7 +122,6 @@ Status OneSidedRead::PostStep() {
   }
   work.back().completion = this;
   reading_ = true;
-  heard_ |= reads;
   const Status posted = lane_->connection().Post(work);
   if (!posted.ok()) reading_ = false;
   return posted;
