@@ -16,6 +16,7 @@
 #include "common/protocol/pool_layout.h"
 #include "common/transport/address.h"
 #include "tests/support/cluster_fixture.h"
+#include "tests/support/sanitized.h"
 
 namespace simm {
 namespace {
@@ -421,7 +422,8 @@ TEST_F(DataTest, AFullServerNeedsLittleBesideItsPoolAndIdlesQuietly) {
     for (const KeyResult& r : client_->Put(puts)) ASSERT_EQ(r.code, Code::kOk);
   }
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  EXPECT_LE(AnonymousBytes(cluster_->server(0)->pid()), (64 << 20) + kMemory / 100);
+  EXPECT_LE(AnonymousBytes(cluster_->server(0)->pid()),
+            (kSanitized ? 96 << 20 : 64 << 20) + kMemory / 100);
 #endif
   const double server_before = CpuSeconds(cluster_->server(0)->pid());
   const double manager_before = CpuSeconds(cluster_->manager()->pid());

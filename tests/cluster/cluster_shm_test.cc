@@ -12,6 +12,7 @@
 
 #include "bench/child_process.h"
 #include "tests/support/cluster_fixture.h"
+#include "tests/support/sanitized.h"
 
 namespace simm {
 namespace {
@@ -247,20 +248,7 @@ double CpuSeconds(pid_t pid) {
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
 }
 
-// Sanitized code is slow; the other lanes hold the real bar. (gcc names the sanitizer so, clang
-// so.)
-#if defined(__SANITIZE_ADDRESS__)
-#define SIMM_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SIMM_SANITIZED 1
-#endif
-#endif
-#ifdef SIMM_SANITIZED
-constexpr double kCpuBar = 0.05;
-#else
-constexpr double kCpuBar = 0.01;
-#endif
+constexpr double kCpuBar = kSanitized ? 0.05 : 0.01;
 
 // DESIGN 1.2. Ten seconds of gets against ten seconds of rest.
 TEST_F(ShmTest, TheServersCpuIsNotInTheReadPath) {
