@@ -40,9 +40,10 @@ void AddCluster(CLI::App& app, Options& o) {
   app.add_option("--embedded", o.embedded, "Start a manager and N data servers for this run")
       ->check(CLI::Range(1, 256));
   AddSize(app, "--memory", &o.memory_bytes, "Of each embedded data server (trace computes it)");
-  app.add_option("--transport", o.transport, "auto, shm or tcp")
-      ->check(CLI::IsMember({"auto", "shm", "tcp"}))
+  app.add_option("--transport", o.transport, "auto, shm, verbs or tcp")
+      ->check(CLI::IsMember({"auto", "shm", "verbs", "tcp"}))
       ->capture_default_str();
+  app.add_option("--rdma-device", o.rdma_devices, "Devices that may be used [all]")->delimiter(',');
   app.add_option("--checksum", o.checksum, "Which gets the client library verifies")
       ->check(CLI::IsMember({"always", "sampled", "off"}))
       ->capture_default_str();

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace simm::bench {
 
@@ -15,6 +16,7 @@ struct Options {
   uint32_t embedded = 0;  // data servers of a cluster of its own; 0: use `manager`
   uint64_t memory_bytes = 1ULL << 30;
   std::string transport = "auto";
+  std::vector<std::string> rdma_devices;
   std::string checksum = "always";
   std::string name_space = "default";
   bool json = false;

@@ -51,6 +51,7 @@ void WorkMeter::AddTo(Outcome* outcome) const {
   extra["validation_retries"] = now.validation_retries - before_.validation_retries;
   extra["lookups"] = now.lookups - before_.lookups;
   extra["retries"] = now.retries - before_.retries;
+  extra["bounced_values"] = now.bounced_values - before_.bounced_values;
   extra["payload_bytes_copied"] = now.payload_bytes_copied - before_.payload_bytes_copied;
   extra["metered_seconds"] =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();

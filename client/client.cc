@@ -69,9 +69,11 @@ Status CheckOptions(const ClientOptions& options) {
     return Status(Code::kInvalidArgument,
                   "namespace '" + name + "' is not 1 to 128 printable characters");
   }
-  if (options.transport != "auto" && options.transport != "shm" && options.transport != "tcp") {
-    return Status(Code::kInvalidArgument,
-                  "transport '" + options.transport + "' is unknown; allowed: auto, shm, tcp");
+  constexpr std::string_view kTransports[] = {"auto", "shm", "verbs", "tcp"};
+  if (std::find(std::begin(kTransports), std::end(kTransports), options.transport) ==
+      std::end(kTransports)) {
+    return Status(Code::kInvalidArgument, "transport '" + options.transport +
+                                              "' is unknown; allowed: auto, shm, verbs, tcp");
   }
   if (options.max_lanes_per_server == 0 || options.max_lanes_per_server > 1024) {
     return Status(Code::kInvalidArgument, "max_lanes_per_server must be 1 to 1024");
@@ -190,13 +192,16 @@ std::vector<KeyResult> Client::Put(std::span<const PutItem> puts, const PutOptio
     items[other].done = true;
   }
   if (!state_->engine->memory().empty()) {
-    for (const PutItem& put : puts)
-      in_use.push_back(state_->engine->memory().Use(put.data, put.size));
+    for (size_t i = 0; i < puts.size(); ++i) {
+      const auto use = state_->engine->memory().BeginUse(puts[i].data, puts[i].size);
+      items[i].region = use.region;
+      in_use.push_back(use.id);
+    }
   }
   CallShape shape = state_->Shape(MessageType::kPut);
   shape.replace = options.replace;
   auto results = state_->Run(shape, items, options.deadline);
-  for (const uint64_t id : in_use) state_->engine->memory().Unuse(id);
+  for (const uint64_t id : in_use) state_->engine->memory().EndUse(id);
   for (const size_t repeat : repeats) {
     results[repeat] = results[sent_of.at(puts[repeat].key)];
     if (!options.replace && results[repeat].code == Code::kOk) results[repeat].code = Code::kExists;
@@ -219,13 +224,16 @@ std::vector<KeyResult> Client::Get(std::span<const GetItem> gets, const GetOptio
     }
   }
   if (!state_->engine->memory().empty()) {
-    for (const GetItem& get : gets)
-      in_use.push_back(state_->engine->memory().Use(get.data, get.size));
+    for (size_t i = 0; i < gets.size(); ++i) {
+      const auto use = state_->engine->memory().BeginUse(gets[i].data, gets[i].size);
+      items[i].region = use.region;
+      in_use.push_back(use.id);
+    }
   }
   CallShape shape = state_->Shape(MessageType::kGet);
   shape.allow_shorter = options.allow_shorter;
   auto results = state_->Run(shape, items, options.deadline);
-  for (const uint64_t id : in_use) state_->engine->memory().Unuse(id);
+  for (const uint64_t id : in_use) state_->engine->memory().EndUse(id);
   return results;
 }
 

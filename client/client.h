@@ -84,6 +84,7 @@ struct ClientStats {
   uint64_t work_requests = 0, doorbells = 0, completions = 0;
   uint64_t validation_retries = 0;  // one-sided reads that met a slot in flux and looked again
   uint64_t lookups = 0;             // keys that a one-sided reader had to ask the server about
+  uint64_t bounced_values = 0;      // copied, since their memory is not registered
 };
 
 // Where a key lives.
@@ -97,7 +98,7 @@ struct KeyLocation {
 struct ServerHealth {
   std::string name;
   std::string address;
-  std::string transport;         // "shm", "tcp"; empty before the first connection
+  std::string transport;         // "shm", "verbs", "tcp"; empty before the first connection
   std::string transport_reason;  // why that one
   std::string breaker;           // "closed", "open"
   uint32_t connections = 0;

@@ -10,6 +10,8 @@
 #include "client/call.h"
 #include "common/base/limits.h"
 #include "common/base/log.h"
+#include "common/rpc/dataserver_stub.h"
+#include "common/transport/open.h"
 #include "common/transport/shm/shm_transport.h"
 #include "common/transport/tcp/tcp_transport.h"
 
@@ -39,8 +41,11 @@ Result<std::shared_ptr<Engine>> Engine::Open(const ClientOptions& options) {
   static std::map<std::string, std::weak_ptr<Engine>> engines;
   std::vector<std::string> addresses = options.addresses;
   std::sort(addresses.begin(), addresses.end());
-  const std::string identity = Joined(addresses) + "|" + options.transport + "|" +
-                               std::to_string(options.max_lanes_per_server);
+  const std::string identity =
+      Joined(addresses) + "|" + options.transport + "|" +
+      std::to_string(options.max_lanes_per_server) + "|" + Joined(options.rdma_devices) + "|" +
+      std::to_string(options.rdma_port) + "|" + std::to_string(options.rdma_gid_index) + "|" +
+      std::to_string(options.numa_node);
   MutexLock lock(mutex);
   std::erase_if(engines, [](const auto& entry) { return entry.second.expired(); });
   if (auto engine = engines[identity].lock()) return engine;
@@ -55,15 +60,40 @@ Engine::Engine(const ClientOptions& options)
       connects_(kBackgroundThreads),
       tasks_(kBackgroundThreads),
       messages_(std::make_unique<transport::TcpTransport>()),
-      memory_(*messages_),
-      client_name_(ClientName()) {
-  if (options_.transport == "auto" || options_.transport == "shm") {
+      client_name_(ClientName()) {}
+
+// What was asked for by its name must be there; of "auto" what is.
+Status Engine::OpenTransports() {
+  const bool all = options_.transport == "auto";
+  if (all || options_.transport == "shm") {
     one_sided_.push_back(std::make_unique<transport::ShmTransport>());
   }
+  transport::Transport* registrar = nullptr;
+  if (all || options_.transport == "verbs") {
+    auto verbs = transport::OpenVerbs(
+        {.devices = options_.rdma_devices,
+         .port = options_.rdma_port,
+         .gid_index = options_.rdma_gid_index,
+         .numa_node = options_.numa_node,
+         .bootstrap = [](const std::string& endpoint, const std::string& offer, Duration timeout) {
+           return rpc::OpenLane(endpoint, {"verbs", offer}, timeout);
+         }});
+    if (!verbs.ok() && !all) return verbs.status();
+    if (verbs.ok()) {
+      registrar = verbs->get();
+      bounce_ = std::make_unique<BouncePool>(*registrar);
+      one_sided_.push_back(std::move(*verbs));
+    } else {
+      one_sided_missing_ = "verbs: " + verbs.status().message();
+    }
+  }
+  memory_ = std::make_unique<MemoryRegistry>(registrar, !all);
   if (!one_sided_.empty()) locations_ = std::make_shared<LocationCache>();
+  return Status::Ok();
 }
 
 Status Engine::Start() {
+  SIMM_RETURN_IF_ERROR(OpenTransports());
   auto managers = rpc::ManagerStub::Create(options_.addresses);
   if (!managers.ok()) return managers.status();
   managers_ = std::move(*managers);
@@ -158,6 +188,8 @@ std::shared_ptr<Peer> Engine::PeerFor(const ServerRecord& record) {
       Peer::Environment environment{.messages = *messages_,
                                     .one_sided = {},
                                     .locations = locations_,
+                                    .bounce = bounce_.get(),
+                                    .one_sided_missing = one_sided_missing_,
                                     .connects = connects_,
                                     .tasks = tasks_,
                                     .stats = stats_,
@@ -224,6 +256,27 @@ void Engine::MaintainLoop() {
     for (const auto& peer : gone) peer->Retire();
     const Instant now = MonotonicClock::Get().Now();
     for (const auto& peer : peers) peer->Maintain(now);
+    CloseUnusedLanes(peers);
+  }
+}
+
+// Of all servers' queue pairs no more than the cap stay open: those longest unused close.
+void Engine::CloseUnusedLanes(const std::vector<std::shared_ptr<Peer>>& peers) {
+  if (bounce_ == nullptr) return;  // no transport with queue pairs
+  size_t open = 0;
+  for (const auto& peer : peers) open += peer->OneSidedLanes();
+  while (open > limits::kMaxRdmaLanes) {
+    Peer* longest = nullptr;
+    Instant oldest = kForever;
+    for (const auto& peer : peers) {
+      const auto used = peer->LongestUnused();
+      if (used && *used < oldest) {
+        oldest = *used;
+        longest = peer.get();
+      }
+    }
+    if (longest == nullptr || !longest->CloseLongestUnused()) return;  // all are in use
+    --open;
   }
 }
 

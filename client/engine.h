@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "client/bounce_pool.h"
 #include "client/client.h"
 #include "client/memory_registry.h"
 #include "client/peer.h"
@@ -45,12 +46,14 @@ class Engine {
 
   StatsCounters& stats() { return stats_; }
   TaskPool& tasks() { return tasks_; }
-  MemoryRegistry& memory() { return memory_; }
+  MemoryRegistry& memory() { return *memory_; }
 
  private:
   explicit Engine(const ClientOptions& options);
   Status Start();
+  Status OpenTransports();
   void MaintainLoop();
+  void CloseUnusedLanes(const std::vector<std::shared_ptr<Peer>>& peers);
 
   const ClientOptions options_;
   StatsCounters stats_;
@@ -59,8 +62,10 @@ class Engine {
   std::atomic<int> scrubs_{0};
   std::unique_ptr<transport::Transport> messages_;                // tcp
   std::vector<std::unique_ptr<transport::Transport>> one_sided_;  // best first
+  std::string one_sided_missing_;  // why one that was asked for is not in `one_sided_`
   std::shared_ptr<LocationCache> locations_;
-  MemoryRegistry memory_;
+  std::unique_ptr<BouncePool> bounce_;
+  std::unique_ptr<MemoryRegistry> memory_;
   std::unique_ptr<rpc::ManagerStub> managers_;
   std::string client_name_;
 

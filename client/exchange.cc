@@ -32,6 +32,19 @@ bool Exchange::ShouldVerify(const CallItem& item) const {
   return true;
 }
 
+bool Exchange::HasBounce(const PoolAccess& pool, uint64_t size) {
+  if (size > BouncePool::kBufferBytes) return false;
+  if (bounce_ == nullptr) bounce_ = pool.bounce->Take();
+  return bounce_ != nullptr;
+}
+
+// Left undone, for the call's next round.
+void Exchange::GoByMessage(CallItem& item) {
+  item.by_message = true;
+  item.result.code = Code::kBusy;
+  item.result.retry_after_ms = 0;
+}
+
 void Exchange::TakePutCode(CallItem& item, const protocol::PutReply& reply) {
   See(reply.map);
   item.result.retry_after_ms = reply.retry_after_ms;

@@ -23,9 +23,10 @@ struct CallItem {
   std::byte* buffer = nullptr;       // get: where the value goes
   const std::byte* value = nullptr;  // put: where it comes from
   uint64_t size = 0;
+  const transport::LocalRegion* region = nullptr;  // of buffer or value, where it is registered
   KeyResult result;
   bool done = false;
-  bool by_message = false;  // put: the server has no room to lend over shared memory
+  bool by_message = false;  // put: the server has no room to lend; or: no bounce buffer is free
 };
 
 struct CallShape {
@@ -76,6 +77,13 @@ class Exchange : public LaneUser {
   void See(const protocol::MapStamp& map);
   void Finish(CallItem& item, Code code, uint64_t value_bytes);
   bool ShouldVerify(const CallItem& item) const;
+  // The transport cannot reach this item's value where it lies.
+  static bool NeedsBounce(const PoolAccess& pool, const CallItem& item) {
+    return pool.registrar != nullptr && item.region == nullptr && item.size > 0;
+  }
+  // Whether there is a bounce buffer (taken now, if need be) that holds a value of this size.
+  bool HasBounce(const PoolAccess& pool, uint64_t size);
+  static void GoByMessage(CallItem& item);
   void TakePutCode(CallItem& item, const protocol::PutReply& reply);
 
   const CallShape shape_;
@@ -86,6 +94,7 @@ class Exchange : public LaneUser {
   Status failure_;
   protocol::MapStamp server_map_;
   std::vector<const CallItem*> corrupt_items_;
+  std::unique_ptr<BounceBuffer> bounce_;
 };
 
 // The exchange for this call over a lane of this kind.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/base/limits.h"
 #include "common/protocol/messages.h"
 
 namespace simm::client {
@@ -64,11 +65,27 @@ void Lane::Detach() {
   user_ = nullptr;
   discarding_ = true;
   fresh_ = false;
+  last_used_ = MonotonicClock::Get().Now();
 }
 
-protocol::ReadScratch* Lane::scratch() {
-  if (!scratch_) scratch_ = std::make_unique<protocol::ReadScratch[]>(kWaveKeys);
-  return scratch_.get();
+Status Lane::PrepareScratch() {
+  scratch_ = std::make_unique<protocol::ReadScratch[]>(kWaveKeys);
+  if (pool_->registrar == nullptr) return Status::Ok();
+  auto region = pool_->registrar->Register(
+      {reinterpret_cast<std::byte*>(scratch_.get()), kWaveKeys * sizeof(protocol::ReadScratch)},
+      transport::kLocalOnly);
+  if (!region.ok()) return region.status();
+  scratch_region_ = std::move(*region);
+  return Status::Ok();
+}
+
+bool Lane::KeepaliveDue(Instant now) {
+  const uint64_t sent = connection_->counters().messages_out;
+  if (sent != messages_seen_ || last_message_.nanos == 0) {
+    messages_seen_ = sent;
+    last_message_ = now;
+  }
+  return now - last_message_ >= limits::kKeepalive;
 }
 
 void Lane::Send(ByteSpan body) {

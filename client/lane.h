@@ -63,10 +63,17 @@ class Lane final : public transport::Receiver {
   uint64_t session() const { return session_; }
   const PoolAccess* pool() const { return pool_.get(); }
   uint64_t NextRequestId() { return ++last_request_id_; }
+  Instant last_used() const { return last_used_; }
   // No call has used it yet.
   bool fresh() const { return fresh_; }
-  // Where the reads and heads of one wave land: kWaveKeys of them.
-  protocol::ReadScratch* scratch();
+  // Makes the scratch memory, registered where the transport wants that. kUnavailable: it cannot
+  // be; the lane is of no use then.
+  Status PrepareScratch();
+  // Where the reads and heads of one wave land: kWaveKeys of them. Of one-sided lanes.
+  protocol::ReadScratch* scratch() const { return scratch_.get(); }
+  const transport::LocalRegion* scratch_region() const { return scratch_region_.get(); }
+  // No message has left for as long as a session may be silent between keepalives.
+  bool KeepaliveDue(Instant now);
   TouchBuffer& touches() { return touches_; }
 
   void Attach(LaneUser* user);
@@ -92,6 +99,9 @@ class Lane final : public transport::Receiver {
   void Send(ByteSpan body);
   void OnUnclaimed(uint64_t request_id, ByteSpan body);
 
+  // Outlive the connection, which may write to it until it is closed.
+  std::unique_ptr<protocol::ReadScratch[]> scratch_;
+  std::unique_ptr<transport::LocalRegion> scratch_region_;
   std::unique_ptr<transport::Connection> connection_;
   const uint64_t session_;
   const std::shared_ptr<const PoolAccess> pool_;
@@ -100,7 +110,9 @@ class Lane final : public transport::Receiver {
   LaneUser* user_ = nullptr;
   bool discarding_ = false;  // the message under way belongs to a user that has gone
   uint64_t awaited_pong_ = 0;
-  std::unique_ptr<protocol::ReadScratch[]> scratch_;
+  Instant last_used_;
+  uint64_t messages_seen_ = 0;
+  Instant last_message_;
   TouchBuffer touches_;
 };
 

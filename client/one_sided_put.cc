@@ -35,13 +35,20 @@ Status OneSidedPut::StartWave() {
   while (!waiting_.empty() && wave_.size() < Lane::kWaveKeys) {
     CallItem& item = *waiting_.back();
     if (!wave_.empty() && bytes + item.size > limits::kWaveBytes) break;
-    bytes += item.size;
     waiting_.pop_back();
-    wave_.push_back(
-        {.item = &item, .extent_bytes = protocol::ExtentBytes(item.key.size(), item.size)});
+    const bool bounce = NeedsBounce(*lane_->pool(), item);
+    if (bounce && !HasBounce(*lane_->pool(), item.size)) {
+      GoByMessage(item);
+      continue;
+    }
+    // A wave holds no more than a bounce buffer does, unless it is one larger value.
+    wave_.push_back({.item = &item,
+                     .extent_bytes = protocol::ExtentBytes(item.key.size(), item.size),
+                     .bounce = bounce ? bounce_->memory().data() + bytes : nullptr});
+    bytes += item.size;
   }
   step_ = Step::kLeasing;
-  return PostLeases();
+  return wave_.empty() ? Status::Ok() : PostLeases();
 }
 
 // One LEASE for each size of the wave.
@@ -142,8 +149,14 @@ Status OneSidedPut::PostCommits() {
     std::byte* const head = lane_->scratch()[i].head;
     WriteHead(value, head);
     auto& local = segments_.emplace_back();
-    local[0] = {head, protocol::ExtentHeadBytes(source.key.size()), nullptr};
-    local[1] = {const_cast<std::byte*>(source.value), source.size, nullptr};
+    local[0] = {head, protocol::ExtentHeadBytes(source.key.size()), lane_->scratch_region()};
+    local[1] = {const_cast<std::byte*>(source.value), source.size, source.region};
+    if (value.bounce != nullptr) {
+      std::memcpy(value.bounce, source.value, source.size);
+      Add(stats_.payload_bytes_copied, source.size);
+      Add(stats_.bounced_values);
+      local[1] = {value.bounce, source.size, bounce_->region()};
+    }
     transport::WorkItem& item = work.emplace_back();
     item.op = transport::Op::kWrite;
     item.local = {local.data(), source.size > 0 ? size_t{2} : size_t{1}};

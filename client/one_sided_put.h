@@ -35,6 +35,7 @@ class OneSidedPut final : public Exchange, private transport::Completion {
     uint64_t offset = 0;
     uint64_t generation = 0;
     uint64_t checksum = 0;
+    std::byte* bounce = nullptr;  // where the value leaves from, if not from the caller's memory
     bool granted = false;
     bool committing = false;
   };

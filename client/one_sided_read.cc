@@ -1,5 +1,6 @@
 #include "client/one_sided_read.h"
 
+#include <cstring>
 #include <utility>
 
 #include "common/base/limits.h"
@@ -31,10 +32,18 @@ void OneSidedRead::StartWave() {
   const PoolAccess& pool = *lane_->pool();
   while (next_item_ < items_.size() && wave_.size() < Lane::kWaveKeys) {
     CallItem& item = *items_[next_item_];
-    const uint64_t want = shape_.type == MessageType::kGet ? item.size : 0;
+    const bool get = shape_.type == MessageType::kGet;
+    const uint64_t want = get ? item.size : 0;
     if (!wave_.empty() && bytes + want > limits::kWaveBytes) break;
-    bytes += want;
+    const bool bounce = get && NeedsBounce(pool, item);
     ++next_item_;
+    if (bounce && !HasBounce(pool, want)) {
+      GoByMessage(item);
+      continue;
+    }
+    // A wave holds no more than a bounce buffer does, unless it is one larger value.
+    std::byte* const at = bounce ? bounce_->memory().data() + bytes : nullptr;
+    bytes += want;
     const protocol::ValidatedRead::Request request = {.hash = item.hash,
                                                       .namespace_id = shape_.namespace_id,
                                                       .key = item.key,
@@ -42,6 +51,7 @@ void OneSidedRead::StartWave() {
                                                       .allow_shorter = shape_.allow_shorter,
                                                       .verify = ShouldVerify(item)};
     wave_.emplace_back(item, pool.view, request, lane_->scratch()[wave_.size()]);
+    wave_.back().bounce = at;
     wave_.back().next = StartKey(wave_.back());
   }
 }
@@ -54,6 +64,11 @@ OneSidedRead::Next OneSidedRead::StartKey(Key& key) {
 
 // ---- one step
 
+transport::MutableSegment OneSidedRead::ValueSegment(const Key& key) const {
+  if (key.bounce != nullptr) return {key.bounce, key.read.value_bytes(), bounce_->region()};
+  return {key.item.buffer, key.read.value_bytes(), key.item.region};
+}
+
 void OneSidedRead::AddRead(Key& key, std::vector<transport::WorkItem>& work) {
   const PoolAccess& pool = *lane_->pool();
   transport::WorkItem& item = work.emplace_back();
@@ -65,18 +80,17 @@ void OneSidedRead::AddRead(Key& key, std::vector<transport::WorkItem>& work) {
     case Next::kReadBucket:
       item.remote = &pool.index;
       local[0] = {reinterpret_cast<std::byte*>(&key.scratch.bucket), sizeof key.scratch.bucket,
-                  nullptr};
+                  lane_->scratch_region()};
       break;
     case Next::kReadSlot:
       item.remote = &pool.index;
       local[0] = {reinterpret_cast<std::byte*>(&key.scratch.slot), sizeof key.scratch.slot,
-                  nullptr};
+                  lane_->scratch_region()};
       break;
     default:
       item.remote = &pool.data;
-      local[0] = {key.scratch.head, key.read.head_bytes(), nullptr};
-      local[1] = {key.item.buffer, key.read.value_bytes(), nullptr};
-      count = key.read.value_bytes() > 0 ? 2 : 1;
+      local[0] = {key.scratch.head, key.read.head_bytes(), lane_->scratch_region()};
+      if (key.read.value_bytes() > 0) local[count++] = ValueSegment(key);
       break;
   }
   item.local = {local.data(), count};
@@ -114,17 +128,24 @@ Status OneSidedRead::PostStep() {
     item.message.body = Question(key, buffers.emplace_back());
   }
   if (work.empty()) return Status::Ok();
-  const Instant now = MonotonicClock::Get().Now();
-  if (lane_->touches().Due(now)) {
-    transport::WorkItem& item = work.emplace_back();
-    item.message.request_id = lane_->NextRequestId();
-    item.message.body = lane_->touches().Take(now, buffers.emplace_back());
-  }
+  AddNews(work, buffers.emplace_back());
   work.back().completion = this;
   reading_ = true;
   const Status posted = lane_->connection().Post(work);
   if (!posted.ok()) reading_ = false;
   return posted;
+}
+
+// Touches that are due; or a ping, where the server would hear nothing of readers that miss.
+void OneSidedRead::AddNews(std::vector<transport::WorkItem>& work,
+                           protocol::MessageBuffer& buffer) {
+  const Instant now = MonotonicClock::Get().Now();
+  const bool touches = lane_->touches().Due(now);
+  if (!touches && !lane_->KeepaliveDue(now)) return;
+  transport::WorkItem& item = work.emplace_back();
+  item.message.request_id = lane_->NextRequestId();
+  item.message.body = touches ? lane_->touches().Take(now, buffer)
+                              : protocol::EncodePing({item.message.request_id}, buffer);
 }
 
 void OneSidedRead::OnComplete(const Status& status) {
@@ -162,7 +183,13 @@ OneSidedRead::Next OneSidedRead::TakeStep(Key& key) {
     key.question = 0;
     return key.next;
   }
-  return shape_.type == MessageType::kExists ? LookForKey(key) : key.read.OnRead();
+  if (shape_.type == MessageType::kExists) return LookForKey(key);
+  if (key.next == Next::kReadExtent && key.bounce != nullptr && key.read.value_bytes() > 0) {
+    std::memcpy(key.item.buffer, key.bounce, key.read.value_bytes());
+    Add(stats_.payload_bytes_copied, key.read.value_bytes());
+    Add(stats_.bounced_values);
+  }
+  return key.read.OnRead();
 }
 
 // Exists is the bucket's READ: a whole slot with this fingerprint is the key.

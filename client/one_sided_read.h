@@ -38,16 +38,19 @@ class OneSidedRead final : public Exchange, private transport::Completion {
     Next next = Next::kDone;
     uint64_t question = 0;  // request id of what the server was asked, 0: nothing
     bool answered = false;
-    uint32_t looks = 0;  // exists: buckets read
+    uint32_t looks = 0;           // exists: buckets read
+    std::byte* bounce = nullptr;  // where the value lands, if not in the caller's buffer
   };
 
   void OnComplete(const Status& status) override;
   void StartWave();
   Next StartKey(Key& key);
+  transport::MutableSegment ValueSegment(const Key& key) const;
   Next TakeStep(Key& key);
   Next LookForKey(Key& key);
   void EndKey(Key& key);
   Status PostStep();
+  void AddNews(std::vector<transport::WorkItem>& work, protocol::MessageBuffer& buffer);
   void AddRead(Key& key, std::vector<transport::WorkItem>& work);
   ByteSpan Question(Key& key, protocol::MessageBuffer& buffer);
   Status TakeAnswer(Key& key, ByteSpan body);

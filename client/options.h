@@ -21,9 +21,16 @@ struct ClientOptions {
   // Keys of different namespaces never meet. 1 to 128 B of printable ASCII. Made when it does not
   // exist.
   std::string name_space = "default";
-  // "auto": the best that client and data server share. "shm": memory shared with data servers on
-  // this host; those elsewhere are reached over tcp. "tcp".
+  // "auto": the best that client and data server share: shm, verbs, tcp. "shm": memory shared with
+  // data servers on this host. "verbs": RDMA. Servers that cannot be reached so are reached over
+  // tcp. "tcp": nothing else.
   std::string transport = "auto";
+  // RDMA devices that may be used; none: all. The first that works is taken, those near
+  // `numa_node` first.
+  std::vector<std::string> rdma_devices;
+  uint8_t rdma_port = 0;    // 0: the first that is up
+  int rdma_gid_index = -1;  // -1: RoCE v2, IPv4 before IPv6
+  int numa_node = -1;       // -1: that of the thread that connects
   Verify verify = Verify::kAlways;
   // How long Connect waits for a manager that is not there yet, and for the first data server.
   std::chrono::milliseconds connect_timeout{10'000};

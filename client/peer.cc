@@ -73,11 +73,18 @@ Peer::Acquired Peer::Acquire(LaneWaiter* waiter, Need need) {
   return Acquired::kWait;
 }
 
+// Queue pairs are dear to the devices of both sides.
+size_t Peer::MaxLanesLocked(RoadKind kind) const {
+  const bool rdma = kind == kOneSided && session_ && !session_->ways.empty() &&
+                    session_->ways.front().pool->registrar != nullptr;
+  return rdma ? std::min<size_t>(env_.max_lanes, limits::kRdmaLanesPerServer) : env_.max_lanes;
+}
+
 // As many lanes on their way as callers wait, within the cap.
 void Peer::StartOpeningLocked() {
   for (const RoadKind kind : {kOneSided, kMessages}) {
     Road& road = roads_[kind];
-    while (!retired_ && road.opening < road.waiters.size() && road.lanes < env_.max_lanes) {
+    while (!retired_ && road.opening < road.waiters.size() && road.lanes < MaxLanesLocked(kind)) {
       ++road.opening;
       ++road.lanes;
       env_.connects.Run([self = shared_from_this(), kind] { self->OpenLane(kind); });
@@ -162,46 +169,58 @@ Result<Peer::Bond> Peer::Session() {
   Bond bond;
   bond.reply = std::move(*reply);
   std::string reason;
-  ChooseRoad(&bond, &reason);
+  FindWays(&bond, &reason);
   MutexLock lock(mutex_);
   session_ = bond;
   session_used_ = Now();
   transport_reason_ = std::move(reason);
-  prefer_one_sided_ = bond.transport != nullptr;
+  given_up_.clear();
+  prefer_one_sided_ = !bond.ways.empty();
   return bond;
 }
 
-// The first one-sided transport that both sides speak, with what is needed to use it.
-void Peer::ChooseRoad(Bond* bond, std::string* reason) const {
+Peer::Way Peer::MakeWay(transport::Transport& transport, const rpc::TransportOffer& offer,
+                        const rpc::HandshakeReply& reply) const {
+  auto pool = std::make_shared<PoolAccess>();
+  pool->view = {.bucket_count = reply.pool.bucket_count,
+                .buckets_offset = reply.pool.buckets_offset,
+                .index_bytes = reply.pool.index_bytes,
+                .data_bytes = reply.pool.data_bytes};
+  pool->overflow_offset = reply.pool.overflow_offset;
+  pool->boot = reply.boot_id;
+  for (const auto& chunk : offer.index)
+    pool->index.chunks.push_back({chunk.offset, chunk.length, chunk.key});
+  for (const auto& chunk : offer.data)
+    pool->data.chunks.push_back({chunk.offset, chunk.length, chunk.key});
+  pool->locations = env_.locations;
+  if (transport.capabilities().needs_registration) {
+    pool->registrar = &transport;
+    pool->bounce = env_.bounce;
+  }
+  return {&transport, offer.endpoint, std::move(pool)};
+}
+
+// The one-sided transports that both sides speak, with what is needed to use them.
+void Peer::FindWays(Bond* bond, std::string* reason) const {
   const rpc::HandshakeReply& reply = bond->reply;
-  *reason = env_.one_sided.empty() ? "chosen by --transport"
-                                   : "the server offers no other that this client speaks";
-  if (!env_.one_sided.empty() && reply.layout != protocol::LayoutFingerprint()) {
+  if (env_.one_sided.empty()) {
+    *reason = env_.one_sided_missing.empty() ? "chosen by --transport" : env_.one_sided_missing;
+    return;
+  }
+  if (reply.layout != protocol::LayoutFingerprint()) {
     *reason = "the server's pool has a layout that this program does not know";
     return;
   }
   for (auto* const transport : env_.one_sided) {
     for (const rpc::TransportOffer& offer : reply.offers) {
       if (offer.transport != transport->name()) continue;
-      auto pool = std::make_shared<PoolAccess>();
-      pool->view = {.bucket_count = reply.pool.bucket_count,
-                    .buckets_offset = reply.pool.buckets_offset,
-                    .index_bytes = reply.pool.index_bytes,
-                    .data_bytes = reply.pool.data_bytes};
-      pool->overflow_offset = reply.pool.overflow_offset;
-      pool->boot = reply.boot_id;
-      for (const auto& chunk : offer.index)
-        pool->index.chunks.push_back({chunk.offset, chunk.length, chunk.key});
-      for (const auto& chunk : offer.data)
-        pool->data.chunks.push_back({chunk.offset, chunk.length, chunk.key});
-      pool->locations = env_.locations;
-      bond->transport = transport;
-      bond->endpoint = offer.endpoint;
-      bond->pool = std::move(pool);
-      *reason = "the best that both sides speak";
-      return;
+      bond->ways.push_back(MakeWay(*transport, offer, reply));
     }
   }
+  *reason = "the best that both sides speak";
+  if (!bond->ways.empty()) return;
+  *reason = "the server offers no other that this client speaks";
+  if (!env_.one_sided_missing.empty()) *reason += "; " + env_.one_sided_missing;
 }
 
 Result<std::unique_ptr<Lane>> Peer::ConnectOver(transport::Transport& transport,
@@ -210,29 +229,36 @@ Result<std::unique_ptr<Lane>> Peer::ConnectOver(transport::Transport& transport,
   auto connection = transport.Connect(endpoint, {bond.reply.session, bond.reply.incarnation},
                                       limits::kConnectTimeout);
   if (!connection.ok()) return connection.status();
+  auto lane = std::make_unique<Lane>(std::move(*connection), bond.reply.session, std::move(pool));
+  if (lane->pool() != nullptr) SIMM_RETURN_IF_ERROR(lane->PrepareScratch());
   Add(env_.stats.connections_opened);
-  return std::make_unique<Lane>(std::move(*connection), bond.reply.session, std::move(pool));
+  return lane;
 }
 
 Result<std::unique_ptr<Lane>> Peer::Connect(RoadKind kind) {
   const auto bond = Session();
   if (!bond.ok()) return bond.status();
-  if (kind == kOneSided && bond->transport != nullptr) {
-    auto lane = ConnectOver(*bond->transport, bond->endpoint, *bond, bond->pool);
-    if (lane.ok()) return lane;
-    GiveUpOneSided(lane.status());
+  if (kind == kOneSided) {
+    for (const Way& way : bond->ways) {
+      auto lane = ConnectOver(*way.transport, way.endpoint, *bond, way.pool);
+      if (lane.ok()) return lane;
+      GiveUpWay(way, lane.status());
+    }
   }
   return ConnectOver(env_.messages, bond->reply.endpoint, *bond, nullptr);
 }
 
-// The offer does not work from here (another host, no rights): messages do for this session.
-void Peer::GiveUpOneSided(const Status& why) {
+// The offer does not work from here (another host, no rights, no memory): what is left does for
+// this session.
+void Peer::GiveUpWay(const Way& way, const Status& why) {
   MutexLock lock(mutex_);
-  if (!session_ || session_->transport == nullptr) return;
-  transport_reason_ = std::string(session_->transport->name()) + ": " + why.message();
-  session_->transport = nullptr;
-  session_->pool.reset();
-  prefer_one_sided_ = false;
+  if (!session_) return;
+  const auto gone =
+      std::erase_if(session_->ways, [&](const Way& other) { return other.pool == way.pool; });
+  if (gone == 0) return;
+  given_up_ +=
+      (given_up_.empty() ? "" : "; ") + std::string(way.transport->name()) + ": " + why.message();
+  prefer_one_sided_ = !session_->ways.empty();
 }
 
 void Peer::OpenLane(RoadKind kind) {
@@ -418,6 +444,30 @@ void Peer::Maintain(Instant now) {
   }
 }
 
+size_t Peer::OneSidedLanes() const {
+  MutexLock lock(mutex_);
+  return roads_[kOneSided].lanes;
+}
+
+// Lanes are taken from the back and given back there: the first one has rested longest.
+std::optional<Instant> Peer::LongestUnused() const {
+  MutexLock lock(mutex_);
+  const auto& idle = roads_[kOneSided].idle;
+  if (idle.empty()) return std::nullopt;
+  return idle.front()->last_used();
+}
+
+bool Peer::CloseLongestUnused() {
+  std::unique_ptr<Lane> lane;  // closed outside the lock
+  MutexLock lock(mutex_);
+  Road& road = roads_[kOneSided];
+  if (road.idle.empty()) return false;
+  lane = std::move(road.idle.front());
+  road.idle.erase(road.idle.begin());
+  --road.lanes;
+  return true;
+}
+
 void Peer::Retire() {
   MutexLock lock(mutex_);
   retired_ = true;
@@ -432,9 +482,9 @@ ServerHealth Peer::Health() const {
   health.address = record_.data_address;
   if (session_) {
     health.transport =
-        session_->transport != nullptr ? session_->transport->name() : env_.messages.name();
+        session_->ways.empty() ? env_.messages.name() : session_->ways.front().transport->name();
   }
-  health.transport_reason = transport_reason_;
+  health.transport_reason = given_up_.empty() ? transport_reason_ : given_up_;
   health.breaker = breaker_open_ ? "open" : "closed";
   for (const Road& road : roads_) health.connections += static_cast<uint32_t>(road.lanes);
   return health;

@@ -41,8 +41,10 @@ class Peer final : public std::enable_shared_from_this<Peer> {
     transport::Transport& messages;                // tcp: works with every server
     std::vector<transport::Transport*> one_sided;  // to be preferred, best first
     std::shared_ptr<LocationCache> locations;      // for one-sided reads
-    TaskPool& connects;  // for callers that wait; never held up by what `tasks` does
-    TaskPool& tasks;     // heals, keepalives, drains
+    BouncePool* bounce = nullptr;   // where one of `one_sided` needs registered memory
+    std::string one_sided_missing;  // why a transport that was asked for is not in `one_sided`
+    TaskPool& connects;             // for callers that wait; never held up by what `tasks` does
+    TaskPool& tasks;                // heals, keepalives, drains
     StatsCounters& stats;
     std::string client_name;
     uint32_t max_lanes = 16;
@@ -80,6 +82,11 @@ class Peer final : public std::enable_shared_from_this<Peer> {
 
   // Starts what is due: a heal, a keepalive. Called several times a second.
   void Maintain(Instant now);
+  // For the cap on lanes over all servers: how many one-sided ones there are, when the longest
+  // unused of them was used last, and its end (false: none is idle).
+  size_t OneSidedLanes() const;
+  std::optional<Instant> LongestUnused() const;
+  bool CloseLongestUnused();
   // No further background work is begun; idle lanes close.
   void Retire();
 
@@ -94,12 +101,17 @@ class Peer final : public std::enable_shared_from_this<Peer> {
     size_t opening = 0;
   };
   enum RoadKind : size_t { kOneSided = 0, kMessages = 1 };
-  // A session with the server and the one-sided road that was found to work with it, if any.
-  struct Bond {
-    rpc::HandshakeReply reply;
+  // A one-sided way to the server.
+  struct Way {
     transport::Transport* transport = nullptr;
     std::string endpoint;
     std::shared_ptr<const PoolAccess> pool;
+  };
+  // A session with the server, and the ways that both sides speak and that have not failed yet,
+  // best first.
+  struct Bond {
+    rpc::HandshakeReply reply;
+    std::vector<Way> ways;
   };
 
   static RoadKind KindOf(const Lane& lane) {
@@ -112,8 +124,11 @@ class Peer final : public std::enable_shared_from_this<Peer> {
                                             const std::string& endpoint, const Bond& bond,
                                             std::shared_ptr<const PoolAccess> pool);
   Result<Bond> Session();
-  void ChooseRoad(Bond* bond, std::string* reason) const;
-  void GiveUpOneSided(const Status& why);
+  void FindWays(Bond* bond, std::string* reason) const;
+  Way MakeWay(transport::Transport& transport, const rpc::TransportOffer& offer,
+              const rpc::HandshakeReply& reply) const;
+  void GiveUpWay(const Way& way, const Status& why);
+  size_t MaxLanesLocked(RoadKind kind) const SIMM_REQUIRES(mutex_);
   void Heal();
   void Keepalive();
   std::unique_ptr<Lane> TakeIdle();
@@ -143,6 +158,7 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   Duration heal_backoff_ SIMM_GUARDED_BY(mutex_);
   uint32_t timeouts_in_a_row_ SIMM_GUARDED_BY(mutex_) = 0;
   std::string transport_reason_ SIMM_GUARDED_BY(mutex_);
+  std::string given_up_ SIMM_GUARDED_BY(mutex_);  // ways of this session that failed, and why
   Random random_ SIMM_GUARDED_BY(mutex_);
 };
 

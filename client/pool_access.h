@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "client/bounce_pool.h"
 #include "common/base/hash.h"
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
@@ -46,6 +47,10 @@ struct PoolAccess {
   transport::RemoteRegion index;
   transport::RemoteRegion data;
   std::shared_ptr<LocationCache> locations;
+  // Set where local memory must be registered: with what, and where memory comes from for values
+  // that lie elsewhere.
+  transport::Transport* registrar = nullptr;
+  BouncePool* bounce = nullptr;
 
   // The number of the slot at this offset of the index, as touches name it.
   uint32_t SlotAt(uint64_t offset) const;

@@ -29,6 +29,7 @@ ClientStats StatsCounters::Snapshot() const {
   s.completions = completions.load();
   s.validation_retries = validation_retries.load();
   s.lookups = lookups.load();
+  s.bounced_values = bounced_values.load();
   return s;
 }
 

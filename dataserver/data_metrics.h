@@ -14,6 +14,12 @@ enum class DataOp : uint8_t { kGet, kExists, kPut, kRemove, kTouch, kScrub };
 inline constexpr size_t kDataOps = 6;
 std::string_view DataOpName(DataOp op);
 
+// On which a request came in; kOther: a double in tests.
+enum class DataRoad : uint8_t { kTcp, kShm, kVerbs, kOther };
+inline constexpr size_t kDataRoads = 4;
+std::string_view DataRoadName(DataRoad road);  // that of the transport
+DataRoad DataRoadOf(std::string_view transport);
+
 // Counters of the data path: plain atomics, read when somebody scrapes, so that a scrape never
 // stops a request. Thread-safe.
 class DataMetrics {
@@ -28,21 +34,26 @@ class DataMetrics {
   };
 
   // How `n` keys of an operation ended.
-  void CountKeys(DataOp op, Code code, uint64_t n = 1) {
-    keys_[static_cast<size_t>(op)][static_cast<size_t>(code)].fetch_add(n,
-                                                                        std::memory_order_relaxed);
+  void CountKeys(DataRoad road, DataOp op, Code code, uint64_t n = 1) {
+    keys_[Index(road)][Index(op)][Index(code)].fetch_add(n, std::memory_order_relaxed);
+  }
+  void CountConnection(DataRoad road, int64_t n) {
+    connections_[Index(road)].fetch_add(static_cast<uint64_t>(n), std::memory_order_relaxed);
   }
   // One request, from its last byte in to its last byte out.
   void ObserveRequest(DataOp op, Duration took);
-  uint64_t Keys(DataOp op, Code code) const {
-    return keys_[static_cast<size_t>(op)][static_cast<size_t>(code)].load(
-        std::memory_order_relaxed);
+  uint64_t Keys(DataRoad road, DataOp op, Code code) const {
+    return keys_[Index(road)][Index(op)][Index(code)].load(std::memory_order_relaxed);
   }
-  const Latency& latency(DataOp op) const { return latency_[static_cast<size_t>(op)]; }
+  uint64_t Keys(DataOp op, Code code) const;  // over all roads
+  uint64_t Connections(DataRoad road) const {
+    return connections_[Index(road)].load(std::memory_order_relaxed);
+  }
+  uint64_t Connections() const;  // over all roads
+  const Latency& latency(DataOp op) const { return latency_[Index(op)]; }
 
   std::atomic<uint64_t> value_bytes_in{0};
   std::atomic<uint64_t> value_bytes_out{0};
-  std::atomic<uint64_t> connections{0};
   std::atomic<uint64_t> connections_accepted{0};
   std::atomic<uint64_t> connections_refused{0};
   std::atomic<uint64_t> protocol_errors{0};
@@ -64,7 +75,14 @@ class DataMetrics {
   std::atomic<uint64_t> slot_touches{0};
 
  private:
-  std::array<std::array<std::atomic<uint64_t>, kMaxCode + 1>, kDataOps> keys_{};
+  template <typename Enum>
+  static constexpr size_t Index(Enum value) {
+    return static_cast<size_t>(value);
+  }
+  using CodeCounts = std::array<std::atomic<uint64_t>, kMaxCode + 1>;
+
+  std::array<std::array<CodeCounts, kDataOps>, kDataRoads> keys_{};
+  std::array<std::atomic<uint64_t>, kDataRoads> connections_{};
   std::array<Latency, kDataOps> latency_{};
 };
 

@@ -38,7 +38,7 @@ void DataService::Stop(Duration grace) {
   });
   // In-flight answers: a client that reads gets the rest of what it has asked for.
   const Instant end = context_.clock.Now() + grace;
-  while (context_.metrics.connections.load() > 0 && context_.clock.Now() < end) {
+  while (context_.metrics.Connections() > 0 && context_.clock.Now() < end) {
     std::atomic<size_t> asked{0};
     std::atomic<size_t> busy{0};
     for (auto& worker : workers_) {
@@ -81,7 +81,7 @@ void DataService::AcceptWaiting(transport::Acceptor& acceptor) {
       }
       return;
     }
-    if (context_.metrics.connections.load(std::memory_order_relaxed) >= limits::kMaxConnections) {
+    if (context_.metrics.Connections() >= limits::kMaxConnections) {
       context_.metrics.connections_refused.fetch_add(1, std::memory_order_relaxed);
       continue;
     }

@@ -36,23 +36,25 @@ DataSession::DataSession(DataContext& context, std::unique_ptr<transport::Connec
                          std::function<void()> wake)
     : context_(context),
       connection_(std::move(connection)),
+      road_(DataRoadOf(connection_->capabilities().transport)),
       shards_(context.map, context.self),
       last_moved_(context.clock.Now()) {
   if (context.one_sided != nullptr) {
     one_sided_ = std::make_unique<OneSidedSession>(
         *context.one_sided, context.pool, context.metrics, shards_,
         OneSidedSession::Options{.is_lane = connection_->capabilities().one_sided,
+                                 .road = road_,
                                  .verify_puts = context.verify_puts,
                                  .process = connection_->peer_process(),
                                  .wake = std::move(wake)});
   }
   connection_->Start(this);
-  context_.metrics.connections.fetch_add(1, std::memory_order_relaxed);
+  context_.metrics.CountConnection(road_, 1);
 }
 
 DataSession::~DataSession() {
   End();
-  context_.metrics.connections.fetch_sub(1, std::memory_order_relaxed);
+  context_.metrics.CountConnection(road_, -1);
 }
 
 // The lane's grants are freed only behind Close: before it returns the peer may still write.
@@ -252,7 +254,7 @@ void DataSession::EndPut(std::optional<uint64_t> trailer) {
   } else if (put_code_ == Code::kExists) {
     context_.pool.Touch(put_hash_, put_.namespace_id, put_.key);
   }
-  context_.metrics.CountKeys(DataOp::kPut, put_code_);
+  context_.metrics.CountKeys(road_, DataOp::kPut, put_code_);
   protocol::PutReply reply = {.code = put_code_,
                               .retry_after_ms = put_code_ == Code::kBusy ? kBusyRetryMs : 0,
                               .generation = generation,
@@ -297,7 +299,7 @@ void DataSession::AnswerKeys() {
   const DataOp op = *OpOf(keys_.type);
   for (const protocol::KeyEntry& entry : keys_.keys) {
     reply.codes.push_back(AnswerKey(entry));
-    context_.metrics.CountKeys(op, reply.codes.back());
+    context_.metrics.CountKeys(road_, op, reply.codes.back());
   }
   if (op == DataOp::kExists || op == DataOp::kTouch) TouchInReverse(reply.codes);
   protocol::MessageBuffer buffer;
@@ -385,7 +387,7 @@ void DataSession::AddGetRecord() {
     break;
   }
   record.run = static_cast<uint16_t>(next_key_ - first);
-  context_.metrics.CountKeys(DataOp::kGet, record.code, record.run);
+  context_.metrics.CountKeys(road_, DataOp::kGet, record.code, record.run);
   protocol::MessageBuffer buffer;
   PendingReply& reply = AddReply(request_id_, protocol::Encode(record, buffer));
   reply.payload = payload;

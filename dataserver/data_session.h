@@ -98,6 +98,7 @@ class DataSession final : public transport::Receiver, private transport::Complet
 
   DataContext& context_;
   std::unique_ptr<transport::Connection> connection_;
+  const DataRoad road_;
   ShardCheck shards_;
   std::unique_ptr<OneSidedSession> one_sided_;
   uint64_t session_ = 0;

@@ -179,7 +179,7 @@ Result<ByteSpan> OneSidedSession::Commit(ByteSpan body, Instant now, MessageBuff
   }
   reply.retry_after_ms = RetryMs(reply.code);
   if (reply.code == Code::kOk) reply.generation = m.generation;
-  metrics_.CountKeys(DataOp::kPut, reply.code);
+  metrics_.CountKeys(options_.road, DataOp::kPut, reply.code);
   return protocol::Encode(reply, buffer);
 }
 

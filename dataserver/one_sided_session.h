@@ -29,6 +29,7 @@ class OneSidedSession {
  public:
   struct Options {
     bool is_lane = false;  // the peer writes by itself; else LOOKUP, TOUCH_SLOTS and PIN only
+    DataRoad road = DataRoad::kOther;
     bool verify_puts = true;
     std::shared_ptr<transport::PeerProcess> process;
     std::function<void()> wake;  // any thread: makes the owner call Progress soon

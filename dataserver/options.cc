@@ -4,6 +4,22 @@
 
 namespace simm::dataserver {
 
+namespace {
+
+void AddRdma(config::ConfigSpec& spec, ServerOptions* options) {
+  spec.Names("rdma-device", &options->rdma.devices,
+             "RDMA devices that may be used; empty: all. The first that works is taken, those near "
+             "this process first");
+  spec.Integer("rdma-port", &options->rdma.port, uint8_t{0}, uint8_t{255},
+               "port of the RDMA device; 0: the first that is up");
+  spec.Integer("rdma-gid-index", &options->rdma.gid_index, -1, 255,
+               "index of the address that RDMA uses; -1: RoCE v2, IPv4 before IPv6");
+  spec.Integer("numa-node", &options->rdma.numa_node, -1, 1023,
+               "node to which RDMA devices should be near; -1: where the process starts");
+}
+
+}  // namespace
+
 config::ConfigSpec MakeSpec(ServerOptions* options) {
   config::ConfigSpec spec("simm-dataserver",
                           "Lends memory to a SiMM cluster and serves it to clients.", kVersion);
@@ -25,12 +41,14 @@ config::ConfigSpec MakeSpec(ServerOptions* options) {
   spec.String("zone", &options->zone, "failure domain, such as a rack");
   spec.String("pool", &options->pool,
               "path of the pool's files, on tmpfs or hugetlbfs; empty: anonymous memory");
-  spec.Choice("transport", &options->transport, {"auto", "shm", "tcp"},
+  spec.Choice("transport", &options->transport, {"auto", "shm", "verbs", "tcp"},
               "what clients may use besides tcp, which always works; auto: shared memory on this "
-              "host if it can be had; shm: shared memory, or do not start; tcp: nothing else");
+              "host and RDMA, what of them can be had; shm, verbs (RDMA): that one, or do not "
+              "start; tcp: nothing else");
   spec.String("shm-socket", &options->shm_socket,
               "Unix socket at which clients on this host get the pool's memory, a path or @name; "
               "empty: a name of its own. A path on a shared volume serves other containers");
+  AddRdma(spec, options);
   spec.Integer("threads", &options->threads, 0u, 256u,
                "threads of the data port; 0: one per processor, at most 16");
   spec.Bool("prefault", &options->prefault, "touch all of the pool's memory at the start");

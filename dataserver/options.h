@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/config/config.h"
+#include "common/transport/open.h"
 
 namespace simm::dataserver {
 
@@ -23,6 +24,7 @@ struct ServerOptions {
   std::string pool;
   std::string transport = "auto";
   std::string shm_socket;
+  transport::RdmaOptions rdma;
   uint32_t threads = 0;  // 0: one per processor, at most 16
   bool prefault = true;
   bool verify_puts = true;

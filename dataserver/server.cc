@@ -116,24 +116,16 @@ Status Server::Open() {
 }
 
 Status Server::OpenPorts() {
-  auto acceptor =
-      tcp_.Listen(options_.data_listen, "--data-listen",
-                  [this](const transport::SessionTag& tag) { return sessions_->Check(tag); });
+  const transport::SessionCheck check = [this](const transport::SessionTag& tag) {
+    return sessions_->Check(tag);
+  };
+  auto acceptor = tcp_.Listen(options_.data_listen, "--data-listen", check);
   if (!acceptor.ok()) return acceptor.status();
   const auto data_bound = ParseHostPort((*acceptor)->Address());
   if (!data_bound.ok()) return data_bound.status();
   std::vector<std::unique_ptr<transport::Acceptor>> acceptors;
   acceptors.push_back(std::move(*acceptor));
-  if (options_.transport != "tcp") {
-    auto shared = OpenSharedMemory();
-    if (shared.ok()) {
-      acceptors.push_back(std::move(*shared));
-    } else if (options_.transport == "shm") {
-      return shared.status();
-    } else {
-      SIMM_LOG_WARN("no shared memory for clients on this host: {}", shared.status().message());
-    }
-  }
+  SIMM_RETURN_IF_ERROR(roads_.Open(options_, *pool_, boot_id_, check, &acceptors));
   const size_t threads = options_.threads != 0
                              ? options_.threads
                              : std::clamp<size_t>(std::thread::hardware_concurrency(), 1, 16);
@@ -162,49 +154,6 @@ Status Server::OpenPorts() {
     http_ = std::move(*http);
   }
   return Status::Ok();
-}
-
-// Clients on this host read the index and data files where they are; the data they write too.
-Result<std::unique_ptr<transport::Acceptor>> Server::OpenSharedMemory() {
-  const ByteSpan index = pool_->index_memory();
-  const MutableByteSpan index_memory = {const_cast<std::byte*>(index.data()), index.size()};
-  SIMM_RETURN_IF_ERROR(shm_.ShareFile(pool_->index_fd(), index_memory));
-  SIMM_RETURN_IF_ERROR(shm_.ShareFile(pool_->data_fd(), pool_->data_memory()));
-  auto index_region = shm_.Register(index_memory, transport::kRemoteRead);
-  if (!index_region.ok()) return index_region.status();
-  auto data_region = shm_.Register(pool_->data_memory(),
-                                   uint8_t{transport::kRemoteRead} | transport::kRemoteWrite);
-  if (!data_region.ok()) return data_region.status();
-  const std::string endpoint =
-      options_.shm_socket.empty() ? "@simm-" + simm::ToString(boot_id_) : options_.shm_socket;
-  auto acceptor = shm_.Listen(endpoint, "--shm-socket", [this](const transport::SessionTag& tag) {
-    return sessions_->Check(tag);
-  });
-  if (!acceptor.ok()) return acceptor.status();
-  shm_endpoint_ = (*acceptor)->Address();
-  shm_index_ = std::move(*index_region);
-  shm_data_ = std::move(*data_region);
-  return acceptor;
-}
-
-void Server::FillOffers(const rpc::HandshakeRequest& request, rpc::HandshakeReply* reply) const {
-  const protocol::PoolGeometry& geometry = pool_->geometry();
-  reply->pool = {.bucket_count = geometry.bucket_count,
-                 .buckets_offset = geometry.buckets_offset,
-                 .overflow_offset = geometry.overflow_offset,
-                 .index_bytes = geometry.index_bytes,
-                 .data_bytes = geometry.data_bytes};
-  const bool wanted = std::find(request.transports.begin(), request.transports.end(),
-                                shm_.name()) != request.transports.end();
-  if (!wanted || shm_index_ == nullptr) return;
-  rpc::TransportOffer offer;
-  offer.transport = shm_.name();
-  offer.endpoint = shm_endpoint_;
-  for (const auto& chunk : shm_index_->Describe().chunks)
-    offer.index.push_back({chunk.offset, chunk.length, chunk.key});
-  for (const auto& chunk : shm_data_->Describe().chunks)
-    offer.data.push_back({chunk.offset, chunk.length, chunk.key});
-  reply->offers.push_back(std::move(offer));
 }
 
 std::string Server::AdvertisedHost() const {
@@ -300,7 +249,11 @@ rpc::ServerStats Server::Stats() const {
   for (const uint64_t n : counters.evictions) stats.evictions += n;
   stats.bytes_read = data_metrics_.value_bytes_out.load();
   stats.bytes_written = data_metrics_.value_bytes_in.load();
-  stats.connections = data_metrics_.connections.load();
+  stats.transports = roads_.Describe();
+  for (rpc::TransportStatus& entry : stats.transports) {
+    entry.connections = data_metrics_.Connections(DataRoadOf(entry.name));
+    stats.connections += entry.connections;
+  }
   return stats;
 }
 
@@ -336,11 +289,22 @@ Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& reque
   reply.transport = "tcp";
   reply.endpoint = data_address_;
   reply.layout = protocol::LayoutFingerprint();
-  FillOffers(request, &reply);
+  const protocol::PoolGeometry& geometry = pool_->geometry();
+  reply.pool = {.bucket_count = geometry.bucket_count,
+                .buckets_offset = geometry.buckets_offset,
+                .overflow_offset = geometry.overflow_offset,
+                .index_bytes = geometry.index_bytes,
+                .data_bytes = geometry.data_bytes};
+  roads_.Offer(request.transports, control_address_, &reply);
   reply.max_value_bytes = pool_->MaxValueBytes(limits::kMaxKeyBytes);
   reply.session_timeout_ms = static_cast<uint32_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(sessions_->timeout()).count());
   return reply;
+}
+
+Result<std::string> Server::OpenLane(const rpc::OpenLaneRequest& request) {
+  if (!started_.load()) return Status(Code::kUnavailable, "starting");
+  return roads_.Answer(request);
 }
 
 Result<rpc::NodeStatus> Server::GetStatus() {

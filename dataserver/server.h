@@ -10,13 +10,13 @@
 #include "common/routing/map_holder.h"
 #include "common/rpc/control_services.h"
 #include "common/rpc/map_watcher.h"
-#include "common/transport/shm/shm_transport.h"
 #include "common/transport/tcp/tcp_transport.h"
 #include "dataserver/data_metrics.h"
 #include "dataserver/data_service.h"
 #include "dataserver/options.h"
 #include "dataserver/pool.h"
 #include "dataserver/registrar.h"
+#include "dataserver/roads.h"
 #include "dataserver/session_table.h"
 
 namespace simm::dataserver {
@@ -38,14 +38,13 @@ class Server final : public rpc::DataServerHandler {
 
   Result<rpc::HandshakeReply> Handshake(const rpc::HandshakeRequest& request,
                                         const std::string& peer) override;
+  Result<std::string> OpenLane(const rpc::OpenLaneRequest& request) override;
   Result<rpc::NodeStatus> GetStatus() override;
 
  private:
   explicit Server(ServerOptions options);
   Status Open();
   Status OpenPorts();
-  Result<std::unique_ptr<transport::Acceptor>> OpenSharedMemory();
-  void FillOffers(const rpc::HandshakeRequest& request, rpc::HandshakeReply* reply) const;
   void OnTable(std::shared_ptr<const RouteTable> table);
   void EvictLoop();
   void HousekeepLoop();
@@ -66,10 +65,7 @@ class Server final : public rpc::DataServerHandler {
   std::unique_ptr<OneSidedState> one_sided_;
   std::unique_ptr<DataContext> context_;
   transport::TcpTransport tcp_;
-  transport::ShmTransport shm_;
-  std::unique_ptr<transport::LocalRegion> shm_index_;  // nullptr: not offered
-  std::unique_ptr<transport::LocalRegion> shm_data_;
-  std::string shm_endpoint_;
+  Roads roads_;
   std::unique_ptr<DataService> data_;
   std::unique_ptr<rpc::ControlServer> control_;
   std::unique_ptr<metrics::HttpServer> http_;

@@ -10,19 +10,28 @@ std::string LowerName(Code code) {
   return name;
 }
 
+constexpr DataRoad kRoads[] = {DataRoad::kTcp, DataRoad::kShm, DataRoad::kVerbs};
+
+void CollectKeys(const DataMetrics& data, DataRoad road, DataOp op, metrics::Sink& sink) {
+  for (uint8_t code = 0; code <= kMaxCode; ++code) {
+    const uint64_t n = data.Keys(road, op, static_cast<Code>(code));
+    // The two common outcomes over tcp are there from the start, the rest once it has happened.
+    if (n == 0 && (road != DataRoad::kTcp || code > static_cast<uint8_t>(Code::kMiss))) continue;
+    sink.Counter("simm_dataserver_keys_total",
+                 "Keys answered, by operation, outcome and transport; one-sided reads are not seen "
+                 "here.",
+                 {{"op", std::string(DataOpName(op))},
+                  {"outcome", LowerName(static_cast<Code>(code))},
+                  {"transport", std::string(DataRoadName(road))}},
+                 static_cast<double>(n));
+  }
+}
+
 void CollectRequests(const DataMetrics& data, metrics::Sink& sink) {
   for (size_t op = 0; op < kDataOps; ++op) {
     const auto data_op = static_cast<DataOp>(op);
     const std::string name(DataOpName(data_op));
-    for (uint8_t code = 0; code <= kMaxCode; ++code) {
-      const uint64_t n = data.Keys(data_op, static_cast<Code>(code));
-      // The two common outcomes are there from the start, the rare ones once they have happened.
-      if (n == 0 && code > static_cast<uint8_t>(Code::kMiss)) continue;
-      sink.Counter(
-          "simm_dataserver_keys_total", "Keys answered, by operation and outcome.",
-          {{"op", name}, {"outcome", LowerName(static_cast<Code>(code))}, {"transport", "tcp"}},
-          static_cast<double>(n));
-    }
+    for (const DataRoad road : kRoads) CollectKeys(data, road, data_op, sink);
     const DataMetrics::Latency& latency = data.latency(data_op);
     std::vector<uint64_t> counts;
     for (const auto& bucket : latency.buckets)
@@ -70,8 +79,11 @@ void CollectRequests(const DataMetrics& data, metrics::Sink& sink) {
         data.pins_refused);
   count("simm_dataserver_slot_touches_total", "Uses reported by one-sided readers.",
         data.slot_touches);
-  sink.Gauge("simm_dataserver_connections", "Open data connections.", {{"transport", "tcp"}},
-             static_cast<double>(data.connections.load(std::memory_order_relaxed)));
+  for (const DataRoad road : kRoads) {
+    sink.Gauge("simm_dataserver_connections", "Open data connections.",
+               {{"transport", std::string(DataRoadName(road))}},
+               static_cast<double>(data.Connections(road)));
+  }
 }
 
 void CollectPool(const Pool& pool, metrics::Sink& sink) {

@@ -42,6 +42,27 @@ nlohmann::json ToJson(const rpc::NodeStatus& node) {
           {"connections", stats.connections}};
 }
 
+nlohmann::json TransportsOf(const rpc::ServerStats& stats) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const rpc::TransportStatus& entry : stats.transports) {
+    list.push_back({{"name", entry.name},
+                    {"offered", entry.offered},
+                    {"reason", entry.reason},
+                    {"connections", entry.connections}});
+  }
+  return list;
+}
+
+// "tcp 2, shm 1": open connections of each transport that is offered.
+std::string TransportColumn(const rpc::ServerStats& stats) {
+  std::string text;
+  for (const rpc::TransportStatus& entry : stats.transports) {
+    if (!entry.offered) continue;
+    text += (text.empty() ? "" : ", ") + entry.name + " " + std::to_string(entry.connections);
+  }
+  return text.empty() ? "-" : text;
+}
+
 int List(const Session& session) {
   std::unique_ptr<Admin> admin;
   if (const int code = session.OpenAdmin(&admin); code != kDone) return code;
@@ -49,12 +70,15 @@ int List(const Session& session) {
   if (!status.ok()) return session.Fail(status.status());
   if (session.json) {
     nlohmann::json nodes = nlohmann::json::array();
-    for (const rpc::NodeStatus& node : status->nodes) nodes.push_back(ToJson(node));
+    for (const rpc::NodeStatus& node : status->nodes) {
+      nodes.push_back(ToJson(node));
+      nodes.back()["transports"] = TransportsOf(node.stats);
+    }
     session.PrintJson({{"nodes", nodes}});
     return kDone;
   }
   Table table({"NAME", "STATE", "SHARDS", "DATA", "LIVE", "ENTRIES", "HITS", "EVICTIONS", "SILENT",
-               "EPOCH", "ADDRESS", "ZONE"});
+               "EPOCH", "ADDRESS", "CONNECTIONS", "ZONE"});
   for (const rpc::NodeStatus& node : status->nodes) {
     const rpc::ServerStats& stats = node.stats;
     table.Add({node.record.name, std::string(ServerStateName(node.record.state)),
@@ -62,7 +86,8 @@ int List(const Session& session) {
                Percent(stats.live_bytes, stats.data_bytes), WithCommas(stats.entries),
                Percent(stats.hits, stats.hits + stats.misses), WithCommas(stats.evictions),
                FormatDuration(node.silent_ms), std::to_string(node.map.epoch),
-               node.record.data_address, node.record.zone.empty() ? "-" : node.record.zone});
+               node.record.data_address, TransportColumn(stats),
+               node.record.zone.empty() ? "-" : node.record.zone});
   }
   std::fputs(table.ToString().c_str(), stdout);
   return kDone;

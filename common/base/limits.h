@@ -36,6 +36,10 @@ inline constexpr uint64_t kDrainBytes = 64ULL << 20;  // of a late answer, else 
 inline constexpr auto kKeepalive = 1s;
 inline constexpr uint64_t kWaveBytes = 16ULL << 20;  // of values in one step of a one-sided batch
 
+inline constexpr size_t kRdmaLanesPerServer = 4;  // queue pairs of one process to one server
+inline constexpr size_t kMaxRdmaLanes = 2048;     // of one process; the longest unused close
+inline constexpr size_t kMaxBounceBuffers = 16;   // of kWaveBytes each
+
 // Data server.
 inline constexpr auto kSessionTimeout = 10s;
 inline constexpr size_t kMaxConnections = 16384;

@@ -59,6 +59,8 @@ class ConfigSpec {
   // HOST:PORT, port 0 (any free one) allowed; "off" too if `may_be_off`. The field keeps the text.
   void ListenAddress(const std::string& name, std::string* field, bool may_be_off,
                      const std::string& help);
+  // NAME[,NAME..], or nothing for no names; in the file also a sequence.
+  void Names(const std::string& name, std::vector<std::string>* field, const std::string& help);
   // HOST:PORT[,HOST:PORT..]; in the file also a sequence.
   void Addresses(const std::string& name, std::vector<std::string>* field, const std::string& help);
 

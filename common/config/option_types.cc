@@ -209,6 +209,34 @@ void ConfigSpec::ListenAddress(const std::string& name, std::string* field, bool
        .place = {}});
 }
 
+void ConfigSpec::Names(const std::string& name, std::vector<std::string>* field,
+                       const std::string& help) {
+  const auto set = [field](const std::string& text) {
+    std::vector<std::string> names;
+    for (size_t begin = 0; begin <= text.size();) {
+      const size_t end = std::min(text.find(',', begin), text.size());
+      const std::string one = text.substr(begin, end - begin);
+      const size_t first = one.find_first_not_of(" \t");
+      if (first != std::string::npos)
+        names.push_back(one.substr(first, one.find_last_not_of(" \t") - first + 1));
+      else if (!text.empty())
+        return Wrong("has an empty name in it");
+      begin = end + 1;
+    }
+    *field = std::move(names);
+    return Status::Ok();
+  };
+  Add({.name = name,
+       .placeholder = "NAME[,..]",
+       .help = help,
+       .allowed = "names separated by commas, or nothing",
+       .default_text = {},
+       .set = set,
+       .get = [field] { return Join(*field, ","); },
+       .is_list = true,
+       .place = {}});
+}
+
 void ConfigSpec::Addresses(const std::string& name, std::vector<std::string>* field,
                            const std::string& help) {
   const auto set = [field](const std::string& text) {

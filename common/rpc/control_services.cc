@@ -89,6 +89,15 @@ class DataServerService final : public v1::DataServer::Service {
         [&] { return handler_.Handshake(FromProto(*request), context->peer()); },
         [&](const auto& value) { *reply = ToProto(value); });
   }
+  grpc::Status OpenLane(grpc::ServerContext*, const v1::OpenLaneRequest* request,
+                        v1::OpenLaneReply* reply) override {
+    return Serve(
+        observer_, "OpenLane",
+        [&] {
+          return handler_.OpenLane({request->transport(), request->offer()});
+        },
+        [&](const std::string& answer) { reply->set_answer(answer); });
+  }
   grpc::Status GetStatus(grpc::ServerContext*, const v1::GetServerStatusRequest*,
                          v1::NodeStatus* reply) override {
     return Serve(

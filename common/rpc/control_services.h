@@ -31,6 +31,8 @@ class DataServerHandler {
   // `peer` is the client's address as gRPC names it, e.g. "ipv4:10.0.0.7:51234".
   virtual Result<HandshakeReply> Handshake(const HandshakeRequest& request,
                                            const std::string& peer) = 0;
+  // The answer to the offer.
+  virtual Result<std::string> OpenLane(const OpenLaneRequest& request) = 0;
   virtual Result<NodeStatus> GetStatus() = 0;
 };
 

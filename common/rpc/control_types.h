@@ -30,6 +30,14 @@ struct RegisterReply {
   uint32_t dead_ms = 0;
 };
 
+// A transport of a data server, and why clients can use it or not.
+struct TransportStatus {
+  std::string name;
+  bool offered = false;
+  std::string reason;
+  uint64_t connections = 0;  // open now
+};
+
 // Capacity in bytes by state of DESIGN 4 and counters since start; what a data server reports.
 struct ServerStats {
   uint64_t data_bytes = 0;
@@ -47,6 +55,7 @@ struct ServerStats {
   uint64_t bytes_read = 0;
   uint64_t bytes_written = 0;
   uint64_t connections = 0;
+  std::vector<TransportStatus> transports;
 };
 
 struct HeartbeatRequest {
@@ -84,6 +93,13 @@ struct HandshakeRequest {
   std::string client_name;               // host:pid, for people
   std::vector<std::string> transports;   // that the client can speak, in its order of preference
 };
+// A lane of a transport whose ends agree over gRPC before they meet; both blobs are that
+// transport's own.
+struct OpenLaneRequest {
+  std::string transport;
+  std::string offer;
+};
+
 // Registered memory of a data server, as the transport named it.
 struct RegionChunk {
   uint64_t offset = 0;
@@ -93,7 +109,8 @@ struct RegionChunk {
 // One road to a data server besides its tcp data port.
 struct TransportOffer {
   std::string transport;           // "shm", "verbs"
-  std::string endpoint;            // opaque: what that transport's Connect takes
+  std::string endpoint;            // opaque: what that transport's Connect takes; where a lane is
+                                   // opened by OpenLane, the control address
   std::vector<RegionChunk> index;  // readable
   std::vector<RegionChunk> data;   // readable and writable
 };

@@ -59,6 +59,13 @@ v1::ServerStats ToProto(const ServerStats& stats) {
   out.set_bytes_read(stats.bytes_read);
   out.set_bytes_written(stats.bytes_written);
   out.set_connections(stats.connections);
+  for (const TransportStatus& entry : stats.transports) {
+    v1::TransportStatus* const to = out.add_transports();
+    to->set_name(entry.name);
+    to->set_offered(entry.offered);
+    to->set_reason(entry.reason);
+    to->set_connections(entry.connections);
+  }
   return out;
 }
 
@@ -231,6 +238,9 @@ ServerStats FromProto(const v1::ServerStats& stats) {
   out.bytes_read = stats.bytes_read();
   out.bytes_written = stats.bytes_written();
   out.connections = stats.connections();
+  for (const v1::TransportStatus& entry : stats.transports()) {
+    out.transports.push_back({entry.name(), entry.offered(), entry.reason(), entry.connections()});
+  }
   return out;
 }
 

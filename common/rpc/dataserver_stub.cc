@@ -27,6 +27,21 @@ Result<HandshakeReply> Handshake(const std::string& address, const HandshakeRequ
   return FromProto(reply);
 }
 
+Result<std::string> OpenLane(const std::string& address, const OpenLaneRequest& request,
+                             Duration timeout) {
+  auto stub = StubOf(address);
+  if (!stub.ok()) return stub.status();
+  grpc::ClientContext context;
+  SetDeadline(context, timeout);
+  v1::OpenLaneRequest message;
+  message.set_transport(request.transport);
+  message.set_offer(request.offer);
+  v1::OpenLaneReply reply;
+  const grpc::Status status = stub.value()->OpenLane(&context, message, &reply);
+  if (!status.ok()) return FromGrpc(status, address);
+  return std::move(*reply.mutable_answer());
+}
+
 Result<NodeStatus> GetServerStatus(const std::string& address, Duration timeout) {
   auto stub = StubOf(address);
   if (!stub.ok()) return stub.status();

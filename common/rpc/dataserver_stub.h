@@ -14,6 +14,10 @@ namespace simm::rpc {
 // and shared by the process.
 Result<HandshakeReply> Handshake(const std::string& address, const HandshakeRequest& request,
                                  Duration timeout);
+// The server's answer to a lane's offer, both opaque here. kFailedPrecondition: it does not offer
+// that transport.
+Result<std::string> OpenLane(const std::string& address, const OpenLaneRequest& request,
+                             Duration timeout);
 // Record, map, stats and version of the server; `shards` by its own map, `silent_ms` zero.
 Result<NodeStatus> GetServerStatus(const std::string& address, Duration timeout);
 

@@ -14,8 +14,8 @@
 #include "common/base/clock.h"
 #include "common/base/status.h"
 
-// The shelf on which the transports stand as siblings (tcp, sim; verbs, shm and chaos come as
-// further ones): one contract, one contract suite (tests/contract). It knows neither gRPC nor keys.
+// The shelf on which the transports stand as siblings (tcp, shm, verbs; sim and chaos for tests):
+// one contract, one contract suite (tests/contract). It knows neither gRPC nor keys.
 //
 // The law of ownership: after Post, the memory that a WorkItem names belongs to the transport until
 // that item's completion, which arrives exactly once, even when the peer dies. Receivers lend
@@ -28,6 +28,7 @@
 namespace simm::transport {
 
 struct Capabilities {
+  std::string_view transport;       // its name, as Transport::name
   bool one_sided = false;           // Read and Write without the peer's CPU
   bool payload = false;             // messages may carry payload straight between memories
   size_t max_message_bytes = 0;     // of a body
@@ -225,6 +226,8 @@ class Transport {
   virtual ~Transport() = default;
   virtual std::string_view name() const = 0;  // "tcp"
   virtual const Capabilities& capabilities() const = 0;
+  // What it runs on, for people: "rxe0 port 1, 192.168.77.1"; empty where the name says it all.
+  virtual std::string Medium() const { return {}; }
   // kInvalidArgument: empty memory. kUnavailable: the system refuses (limits); the message says
   // which and the mend.
   virtual Result<std::unique_ptr<LocalRegion>> Register(MutableByteSpan memory, uint8_t access) = 0;
@@ -237,6 +240,14 @@ class Transport {
   // to change.
   virtual Result<std::unique_ptr<Acceptor>> Listen(const std::string& endpoint,
                                                    const std::string& flag, SessionCheck check) = 0;
+  // Where lanes are bootstrapped over another road: the answer of the acceptor at `endpoint` to a
+  // client's offer, which the owner brings and takes back. kFailedPrecondition: not this transport;
+  // kUnavailable: nobody listens there; or why the offer is refused.
+  virtual Result<std::string> Answer(const std::string& endpoint, const std::string& offer) {
+    (void)offer;
+    return Status(Code::kFailedPrecondition,
+                  std::string(name()) + " at " + endpoint + " takes no offers: connect to it");
+  }
 };
 
 }  // namespace simm::transport

@@ -15,6 +15,7 @@ constexpr uint64_t kMaxHold = 200;  // steps
 }  // namespace
 
 const Capabilities kChaosCapabilities = {
+    .transport = "chaos",
     .one_sided = true,
     .payload = false,
     .max_message_bytes = limits::kMaxMessageBytes,

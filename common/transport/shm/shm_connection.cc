@@ -23,6 +23,7 @@ bool WouldBlock(int error) { return error == EAGAIN || error == EWOULDBLOCK || e
 }  // namespace
 
 const Capabilities kShmCapabilities = {
+    .transport = "shm",
     .one_sided = true,
     .payload = false,
     .max_message_bytes = limits::kMaxMessageBytes,

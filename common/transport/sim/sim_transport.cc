@@ -13,6 +13,7 @@ namespace simm::transport {
 namespace {
 
 const Capabilities kSimCapabilities = {
+    .transport = "sim",
     .one_sided = true,
     .payload = true,
     .max_message_bytes = limits::kMaxMessageBytes,

@@ -31,6 +31,7 @@ bool WouldBlock(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
 }  // namespace
 
 const Capabilities kTcpCapabilities = {
+    .transport = "tcp",
     .one_sided = false,
     .payload = true,
     .max_message_bytes = limits::kMaxMessageBytes,

@@ -33,6 +33,7 @@ constexpr uint32_t kMaxSlots = 64;
 }  // namespace
 
 const Capabilities kVerbsCapabilities = {
+    .transport = "verbs",
     .one_sided = true,
     .payload = false,
     .max_message_bytes = limits::kMaxMessageBytes,

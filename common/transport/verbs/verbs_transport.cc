@@ -147,6 +147,12 @@ VerbsTransport::~VerbsTransport() = default;
 
 const Capabilities& VerbsTransport::capabilities() const { return kVerbsCapabilities; }
 
+std::string VerbsTransport::Medium() const {
+  const Device::Port& port = shared_->device->port();
+  return shared_->device->name() + " port " + std::to_string(port.number) + ", " +
+         (port.roce ? GidText(port.gid) : "lid " + std::to_string(port.lid));
+}
+
 Result<std::unique_ptr<LocalRegion>> VerbsTransport::Register(MutableByteSpan memory,
                                                               uint8_t access) {
   return VerbsRegion::Create(shared_->device, memory, access,

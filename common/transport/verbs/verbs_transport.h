@@ -100,14 +100,14 @@ class VerbsTransport final : public Transport {
 
   std::string_view name() const override { return "verbs"; }
   const Capabilities& capabilities() const override;
+  std::string Medium() const override;
   Result<std::unique_ptr<LocalRegion>> Register(MutableByteSpan memory, uint8_t access) override;
   Result<std::unique_ptr<Connection>> Connect(const std::string& endpoint, SessionTag tag,
                                               Duration timeout) override;
   Result<std::unique_ptr<Acceptor>> Listen(const std::string& endpoint, const std::string& flag,
                                            SessionCheck check) override;
 
-  // Answers by the acceptor that listens at `endpoint`; kUnavailable when none does.
-  Result<std::string> Answer(const std::string& endpoint, const std::string& offer);
+  Result<std::string> Answer(const std::string& endpoint, const std::string& offer) override;
   const Device& device() const { return *shared_->device; }
 
  private:

@@ -129,6 +129,10 @@ class SimmctlTest(unittest.TestCase):
         nodes = json.loads(self.check(DONE, "nodes", "--json").stdout)["nodes"]
         self.assertEqual([(n["name"], n["state"], n["shards"]) for n in nodes],
                          [("one", "alive", 65536)])  # fmt: skip
+        transports = {t["name"]: t for t in nodes[0]["transports"]}
+        self.assertEqual(set(transports), {"tcp", "shm", "verbs"})
+        self.assertTrue(transports["tcp"]["offered"])
+        self.assertTrue(all(t["reason"] for t in transports.values()))
         status = json.loads(self.check(DONE, "status", "--json").stdout)
         self.assertEqual(len(status["cluster"]), 32)
 

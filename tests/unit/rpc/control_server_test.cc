@@ -67,6 +67,12 @@ class EchoDataServer final : public DataServerHandler {
     reply.session = UINT64_MAX;
     return reply;
   }
+  Result<std::string> OpenLane(const OpenLaneRequest& request) override {
+    if (request.transport != "verbs") {
+      return simm::Status(Code::kFailedPrecondition, "no " + request.transport + " here");
+    }
+    return "answer to " + request.offer;
+  }
   Result<NodeStatus> GetStatus() override { return NodeStatus{}; }
 };
 
