@@ -126,8 +126,11 @@ Result<std::string> Roads::Answer(const rpc::OpenLaneRequest& request) const {
 
 std::vector<rpc::TransportStatus> Roads::Describe() const {
   std::vector<rpc::TransportStatus> list = {{"tcp", true, "always offered", 0}};
-  for (const Road& road : open_)
-    list.push_back({std::string(road.transport->name()), true, road.transport->Medium(), 0});
+  for (const Road& road : open_) {
+    const std::string reason = road.endpoint.empty() ? "device " + road.transport->Medium()
+                                                     : "on this host, socket " + road.endpoint;
+    list.push_back({std::string(road.transport->name()), true, reason, 0});
+  }
   for (const Closed& road : closed_) list.push_back({road.name, false, road.reason, 0});
   return list;
 }

@@ -174,20 +174,17 @@ size_t QueuePair::Poll(std::span<ibv_wc> out) {
   return count > 0 ? static_cast<size_t>(count) : 0;
 }
 
-bool QueuePair::TakeEvents() {
+bool QueuePair::TakeEvent() {
   // libibverbs counts unacknowledged events in 32 bits; acknowledging takes a lock, so in bulk.
   constexpr unsigned kAcknowledgeAt = 1000;
   ibv_cq* queue = nullptr;
   void* owner = nullptr;
-  bool any = false;
-  while (ibv_get_cq_event(channel_, &queue, &owner) == 0) {
-    any = true;
-    if (++unacknowledged_events_ == kAcknowledgeAt) {
-      ibv_ack_cq_events(completions_, unacknowledged_events_);
-      unacknowledged_events_ = 0;
-    }
+  if (ibv_get_cq_event(channel_, &queue, &owner) != 0) return false;
+  if (++unacknowledged_events_ == kAcknowledgeAt) {
+    ibv_ack_cq_events(completions_, unacknowledged_events_);
+    unacknowledged_events_ = 0;
   }
-  return any;
+  return true;
 }
 
 }  // namespace simm::transport

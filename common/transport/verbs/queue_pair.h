@@ -48,10 +48,11 @@ class QueuePair {
   }
   // How many completions, 0 to out.size(); a broken device gives none.
   size_t Poll(std::span<ibv_wc> out);
-  // The next completion that comes makes fd readable.
+  // The next completion that comes makes fd readable, once.
   void Arm() { ibv_req_notify_cq(completions_, 0); }
-  // Takes the events that lie in fd; false when there was none.
-  bool TakeEvents();
+  // Takes the event that lies in fd, of which there is at most one for each Arm; false when there
+  // is none.
+  bool TakeEvent();
   int fd() const { return channel_->fd; }
 
   uint32_t max_inline() const { return max_inline_; }

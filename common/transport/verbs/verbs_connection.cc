@@ -178,7 +178,7 @@ void VerbsConnection::PollAll() {
 void VerbsConnection::RearmAndPoll(bool anything) {
   if (!wants_events_) return;
   idle_ = anything ? 0 : idle_ + 1;
-  if (armed_ && (anything || idle_ % kLookForEventsEvery == 0) && queue_pair_->TakeEvents()) {
+  if (armed_ && (anything || idle_ % kLookForEventsEvery == 0) && queue_pair_->TakeEvent()) {
     armed_ = false;
   }
   if (armed_) return;
