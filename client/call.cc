@@ -47,10 +47,6 @@ const ThreadEvent& Event() {
   return event;
 }
 
-bool IsRead(MessageType type) {
-  return type == MessageType::kGet || type == MessageType::kExists || type == MessageType::kTouch;
-}
-
 }  // namespace
 
 Call::Call(Engine& engine, CallShape shape, std::span<CallItem> items, Instant deadline)
@@ -59,23 +55,55 @@ Call::Call(Engine& engine, CallShape shape, std::span<CallItem> items, Instant d
 Call::~Call() = default;
 
 void Call::Run() {
-  while (Now() < deadline_ && RunRound()) {
-  }
-  Conclude();
+  Begin(Event().fd(), /*short_steps=*/false);
+  while (!Step()) WaitHere();
 }
 
-bool Call::RunRound() {
-  if (std::all_of(items_.begin(), items_.end(), [](const CallItem& item) { return item.done; }))
-    return false;
-  if (rounds_++ > 0) PauseBeforeNextRound();
+void Call::Begin(int event_fd, bool short_steps) {
+  event_fd_ = event_fd;
+  short_steps_ = short_steps;
+}
+
+bool Call::AllDone() const {
+  return std::all_of(items_.begin(), items_.end(), [](const CallItem& item) { return item.done; });
+}
+
+bool Call::Step() {
+  while (phase_ != Phase::kEnded) {
+    if (phase_ == Phase::kRunning) {
+      if (!StepRound()) return false;
+      for (const auto& part : parts_) ScrubCorrupt(*part);
+      parts_.clear();
+      phase_ = Phase::kBetweenRounds;
+      if (!AllDone()) PlanNextRound();
+    } else if (Now() >= deadline_ || AllDone()) {
+      Conclude();
+      phase_ = Phase::kEnded;
+    } else if (!TimeForNextRound()) {
+      return false;
+    } else {
+      BeginRound();
+      phase_ = Phase::kRunning;
+    }
+  }
+  return true;
+}
+
+void Call::Cancel() {
+  cancelled_ = true;
+  deadline_ = std::min(deadline_, Now());
+}
+
+void Call::BeginRound() {
+  ++rounds_;
   const auto table = engine_.Map();
   shape_.map = {table->version().term, table->version().epoch};
   wrong_owner_seen_ = false;
   BuildParts(*table);
-  Drive();
-  for (const auto& part : parts_) ScrubCorrupt(*part);
-  parts_.clear();
-  return true;
+  // Servers with a lane at hand get their requests before anything is waited for.
+  for (const auto& part : parts_) {
+    if (Now() < deadline_) TryStart(*part);
+  }
 }
 
 void Call::BuildParts(const RouteTable& table) {
@@ -108,31 +136,46 @@ void Call::AddPart(std::shared_ptr<Peer> peer, std::vector<CallItem*> items, boo
   part->peer = std::move(peer);
   part->items = std::move(items);
   part->by_message = by_message;
-  part->waiter.event_fd = Event().fd();
+  part->waiter.event_fd = event_fd_;
   parts_.push_back(std::move(part));
 }
 
-void Call::Drive() {
-  // Servers with a lane at hand get their requests before anything is waited for.
+bool Call::StepRound() {
+  bool running = false;
   for (const auto& part : parts_) {
-    if (Now() < deadline_) TryStart(*part);
+    // With many servers one round takes long enough to look at the clock in between.
+    if (!part->over && Now() < deadline_) Look(*part);
+    running |= !part->over;
   }
-  while (true) {
-    bool running = false;
-    for (const auto& part : parts_) {
-      // With many servers one round takes long enough to look at the clock in between.
-      if (!part->over && Now() < deadline_) Look(*part);
-      running |= !part->over;
-    }
-    if (!running) break;
-    if (Now() >= deadline_) {
-      for (const auto& part : parts_) {
-        if (!part->over) GiveUpLate(*part);
-      }
-      break;
-    }
-    WaitForReadiness();
+  if (!running) return true;
+  return Now() >= deadline_ && StepLate();
+}
+
+// The deadline has passed: ends what can be ended; true when that is all.
+bool Call::StepLate() {
+  const Instant now = Now();
+  if (!late_) {
+    late_ = true;
+    late_since_ = now;
+    finish_by_ = now + kFinishWriting;
   }
+  bool finishing = false;
+  for (const auto& part : parts_) {
+    if (part->over) continue;
+    // What is on its way into shared memory cannot be cut off: a lane that closes now would keep
+    // its extents from everybody until this process ends.
+    if (WritesOn(*part) && now < finish_by_) part->lane->connection().Progress();
+    if (WritesOn(*part) && now < finish_by_) {
+      finishing = true;
+    } else {
+      GiveUpLate(*part);
+    }
+  }
+  return !finishing;
+}
+
+bool Call::WritesOn(const Part& part) const {
+  return part.lane && part.lane->pool() != nullptr && part.exchange->unsent();
 }
 
 Peer::Need Call::NeedOf(const Part& part) const {
@@ -189,7 +232,8 @@ void Call::Look(Part& part) {
   // A transport that is done at once (shared memory) needs no sleep between the steps.
   do {
     part.lane->connection().Progress();
-  } while (part.exchange->Advance() && Now() < deadline_);
+    part.more = part.exchange->Advance();
+  } while (part.more && !short_steps_ && Now() < deadline_);
   const auto& counters = part.lane->connection().counters();
   if (counters.bytes_in + counters.bytes_out != part.moved_bytes) {
     part.moved_bytes = counters.bytes_in + counters.bytes_out;
@@ -271,9 +315,19 @@ void Call::SettleUndone(Part& part, bool answered) {
   }
 }
 
+// Not a byte in either direction for a while: a slow server takes or gives one now and then.
+bool Call::IsSilent(const Part& part) const {
+  if (late_since_ - part.last_moved < kSilent) return false;
+  // Perhaps it was this side that did not look.
+  part.lane->connection().Progress();
+  const auto& counters = part.lane->connection().counters();
+  return counters.bytes_in + counters.bytes_out == part.moved_bytes;
+}
+
 void Call::GiveUpLate(Part& part) {
   part.over = true;
   part.peer->Cancel(&part.waiter);
+  const bool silent = part.lane && IsSilent(part);
   for (CallItem* const item : part.items) {
     if (item->done) continue;
     item->result.code = Code::kDeadlineExceeded;
@@ -281,15 +335,8 @@ void Call::GiveUpLate(Part& part) {
   }
   if (!part.lane) return;
   CountWork(part);
-  // Nothing moved in either direction: a slow server takes or gives a byte now and then.
-  const bool silent = Now() - part.last_moved >= kSilent;
-  part.peer->ReportTimeout(silent);
-  // What is on its way into shared memory cannot be cut off: a lane that closes now would keep its
-  // extents from everybody until this process ends.
-  const Instant stop = Now() + kFinishWriting;
-  while (part.lane->pool() != nullptr && part.exchange->unsent() && Now() < stop) {
-    part.lane->connection().Progress();
-  }
+  // A caller that goes away says nothing about the server.
+  if (!cancelled_) part.peer->ReportTimeout(silent);
   if (!part.exchange->unsent()) part.exchange->GiveUp();
   part.lane->Detach();
   if (silent || part.exchange->unsent()) {
@@ -311,44 +358,82 @@ void Call::ScrubCorrupt(const Part& part) {
   }
 }
 
-void Call::WaitForReadiness() {
-  std::vector<pollfd> fds;
-  fds.push_back({Event().fd(), POLLIN, 0});
-  for (const auto& part : parts_) {
-    if (part->over || !part->lane) continue;
-    if (part->lane->connection().closed()) return;  // broke while it began: to be looked at
-    fds.push_back({part->lane->connection().PollFd(), part->lane->connection().PollEvents(), 0});
+void Call::AddWaits(StepWaits* waits) const {
+  if (phase_ == Phase::kBetweenRounds) {
+    waits->until = std::min(next_round_, deadline_);
+    waits->event = waits_for_map_;
+    return;
   }
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline_ - Now());
+  waits->until = late_ ? Instant{} : deadline_;
+  for (const auto& part : parts_) {
+    if (part->over) continue;
+    if (!part->lane) {
+      waits->event = true;
+      continue;
+    }
+    const transport::Connection& connection = part->lane->connection();
+    const int fd = connection.PollFd();
+    // Closed: broke while it began. To be looked at at once, as is what has no descriptor.
+    if (connection.closed() || part->more || fd < 0) waits->until = {};
+    if (!connection.closed() && fd >= 0)
+      waits->descriptors.push_back({fd, connection.PollEvents(), 0});
+  }
+}
+
+// The driver of Run: waits for what the next step needs.
+void Call::WaitHere() {
+  if (phase_ == Phase::kBetweenRounds) {
+    const Duration pause = std::min(next_round_, deadline_) - Now();
+    if (pause <= Duration::zero()) return;
+    if (waits_for_map_) {
+      engine_.WaitForMap(newest_seen_.term, newest_seen_.epoch, pause);
+    } else {
+      std::this_thread::sleep_for(pause);
+    }
+    return;
+  }
+  thread_local StepWaits waits;
+  waits.until = kForever;
+  waits.descriptors.clear();
+  waits.descriptors.push_back({event_fd_, POLLIN, 0});
+  AddWaits(&waits);
+  auto& fds = waits.descriptors;
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(waits.until - Now());
+  if (left.count() <= 0) return;
   thread_local SpinBeforeSleep spin;
   if (!spin.Try([&] { return poll(fds.data(), fds.size(), 0) != 0; })) {
-    poll(fds.data(), fds.size(), static_cast<int>(std::clamp<int64_t>(left.count(), 0, 60'000)));
+    poll(fds.data(), fds.size(), static_cast<int>(std::min<int64_t>(left.count(), 60'000)));
   }
   if ((fds[0].revents & POLLIN) != 0) Event().Clear();
 }
 
-void Call::PauseBeforeNextRound() {
-  const Duration left = deadline_ - Now();
-  if (left <= Duration::zero()) return;
-  const Duration pause = std::min<Duration>(left, limits::kStaleMapPause);
-  if (!wrong_owner_seen_) {
-    uint32_t retry_ms = 1;
-    for (const CallItem& item : items_) {
-      if (!item.done) retry_ms = std::max(retry_ms, item.result.retry_after_ms);
-    }
-    // Each repeat sends the values again: longer pauses, up to 20 times the first.
-    const auto busy_pause = std::chrono::milliseconds(retry_ms * std::min<uint32_t>(rounds_, 20));
-    std::this_thread::sleep_for(std::min<Duration>(left, busy_pause));
-    return;
-  }
+void Call::PlanNextRound() {
+  const Instant now = Now();
   const bool server_is_newer = newest_seen_.term != shape_.map.term
                                    ? newest_seen_.term > shape_.map.term
                                    : newest_seen_.epoch > shape_.map.epoch;
-  if (server_is_newer) {
-    engine_.WaitForMap(newest_seen_.term, newest_seen_.epoch, pause);
-  } else {
-    std::this_thread::sleep_for(pause);
+  waits_for_map_ = wrong_owner_seen_ && server_is_newer;
+  if (wrong_owner_seen_) {
+    next_round_ = now + limits::kStaleMapPause;
+    return;
   }
+  uint32_t retry_ms = 1;
+  for (const CallItem& item : items_) {
+    if (!item.done) retry_ms = std::max(retry_ms, item.result.retry_after_ms);
+  }
+  // Each repeat sends the values again: longer pauses, up to 20 times the first.
+  next_round_ = now + std::chrono::milliseconds(retry_ms * std::min<uint32_t>(rounds_, 20));
+}
+
+bool Call::MapHasCome() const {
+  const auto table = engine_.Map();
+  const MapVersion& version = table->version();
+  return version.term > newest_seen_.term ||
+         (version.term == newest_seen_.term && version.epoch >= newest_seen_.epoch);
+}
+
+bool Call::TimeForNextRound() const {
+  return Now() >= next_round_ || (waits_for_map_ && MapHasCome());
 }
 
 // Last words for every item: what was not answered is a miss for readers and an error for writers.

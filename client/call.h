@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "client/async_driver.h"
 #include "client/engine.h"
 #include "client/exchange.h"
 #include "common/base/clock.h"
@@ -12,14 +13,23 @@ namespace simm::client {
 
 // One batch operation from start to end: splits the keys by owner, runs one exchange per server
 // side by side, repeats what has to be repeated (stale map, busy, an idle connection that had
-// died), and ends by the deadline. All waiting is a poll over the lanes in use by the calling
-// thread. One-thread; borrows the items until Run returns.
+// died), and ends by the deadline. A state machine that never waits, moved on in steps; Run is the
+// driver that waits in the calling thread, an AsyncDriver drives many. One-thread; borrows the
+// items until it has ended.
 class Call {
  public:
   Call(Engine& engine, CallShape shape, std::span<CallItem> items, Instant deadline);
   ~Call();
   // Every item has its result when it returns, and nothing touches the items' memory any more.
   void Run();
+
+  // For other drivers, in this order (see AsyncTask). With `short_steps` a step returns between
+  // the parts of a long transfer, so that a thread which drives several calls looks at all of them.
+  void Begin(int event_fd, bool short_steps);
+  // True: as after Run.
+  bool Step();
+  void AddWaits(StepWaits* waits) const;
+  void Cancel();
 
  private:
   // One server's share of a round.
@@ -31,6 +41,7 @@ class Call {
     std::unique_ptr<Lane> lane;
     LaneWaiter waiter;
     bool over = false;
+    bool more = false;  // has more to do at once
     int attempts = 0;
     Instant began;
     uint64_t moved_bytes = 0;  // in and out, as last looked at
@@ -38,10 +49,14 @@ class Call {
     transport::ConnectionCounters at_begin;
   };
 
-  bool RunRound();  // false: nothing is left to do
+  enum class Phase : uint8_t { kBetweenRounds, kRunning, kEnded };
+
+  bool AllDone() const;
+  void BeginRound();
+  bool StepRound();  // true: the round is over
+  bool StepLate();
   void BuildParts(const RouteTable& table);
   void AddPart(std::shared_ptr<Peer> peer, std::vector<CallItem*> items, bool by_message);
-  void Drive();
   Peer::Need NeedOf(const Part& part) const;
   void TryStart(Part& part);
   void BeginExchange(Part& part);
@@ -50,17 +65,30 @@ class Call {
   void EndPart(Part& part);
   void CountWork(const Part& part);
   void SettleUndone(Part& part, bool answered);
+  bool WritesOn(const Part& part) const;
+  bool IsSilent(const Part& part) const;
   void GiveUpLate(Part& part);
   void ScrubCorrupt(const Part& part);
-  void WaitForReadiness();
-  void PauseBeforeNextRound();
+  void PlanNextRound();
+  bool MapHasCome() const;
+  bool TimeForNextRound() const;
+  void WaitHere();
   void Conclude();
   Instant Now() const { return MonotonicClock::Get().Now(); }
 
   Engine& engine_;
   CallShape shape_;
   const std::span<CallItem> items_;
-  const Instant deadline_;
+  Instant deadline_;
+  int event_fd_ = -1;
+  bool short_steps_ = false;
+  bool cancelled_ = false;
+  Phase phase_ = Phase::kBetweenRounds;
+  Instant next_round_;          // when the pause is over
+  bool waits_for_map_ = false;  // the pause ends earlier when the map newest_seen_ is there
+  bool late_ = false;           // the deadline has passed while a round was running
+  Instant finish_by_;           // what must not be cut off may go on until then
+  Instant late_since_;
   std::vector<std::unique_ptr<Part>> parts_;
   bool wrong_owner_seen_ = false;
   protocol::MapStamp newest_seen_;

@@ -1,10 +1,11 @@
 #include "client/client.h"
 
 #include <algorithm>
+#include <atomic>
 #include <string>
-#include <unordered_map>
 #include <utility>
 
+#include "client/batch.h"
 #include "client/call.h"
 #include "client/engine.h"
 #include "common/base/gate.h"
@@ -15,41 +16,29 @@
 
 namespace simm {
 
-using client::Add;
-using client::CallItem;
-using client::CallShape;
+using client::Batch;
 using protocol::MessageType;
+
+namespace {
+
+// A number for each client that ever was.
+uint64_t NextOwner() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
+}  // namespace
 
 // What one client holds beyond the shared engine: its namespace and options.
 class Client::State {
  public:
   std::shared_ptr<client::Engine> engine;
-  ClientOptions options;
-  NamespaceId namespace_id = 0;
-  uint64_t namespace_seed = 0;
+  client::BatchContext context;
+  const uint64_t owner = NextOwner();
   Gate gate;
 
-  CallShape Shape(MessageType type) const {
-    CallShape shape;
-    shape.type = type;
-    shape.verify = options.verify;
-    shape.namespace_id = namespace_id;
-    return shape;
-  }
-  void Prepare(CallItem& item, std::string_view key) const {
-    item.key = key;
-    if (key.empty() || key.size() > limits::kMaxKeyBytes) {
-      item.result.code = key.empty() ? Code::kInvalidArgument : Code::kTooLarge;
-      item.done = true;
-      return;
-    }
-    item.hash = HashKey(key, namespace_seed);
-  }
-  std::vector<KeyResult> Run(CallShape shape, std::vector<CallItem>& items,
-                             std::chrono::milliseconds deadline);
-  std::vector<KeyResult> RunKeys(MessageType type, std::span<const std::string_view> keys,
-                                 const CallOptions& options);
-  void Count(MessageType type, const std::vector<CallItem>& items) const;
+  std::vector<KeyResult> Run(Batch& batch);
+  void Start(std::unique_ptr<Batch> batch, Done done);
 };
 
 namespace {
@@ -81,16 +70,60 @@ Status CheckOptions(const ClientOptions& options) {
   return Status::Ok();
 }
 
-// Refuses a batch that no call may hold: every item with the same code.
-std::vector<KeyResult> AllFailed(size_t n, Code code) {
-  return std::vector<KeyResult>(n, KeyResult{.code = code});
-}
+// A batch on its way, for the driver. Leaves the client's gate at its end.
+class AsyncCall final : public client::AsyncTask {
+ public:
+  AsyncCall(client::Engine& engine, std::unique_ptr<Batch> batch, uint64_t owner, Gate& gate,
+            Done done)
+      : batch_(std::move(batch)),
+        owner_(owner),
+        deadline_(batch_->deadline()),
+        call_(engine, batch_->shape(), batch_->items(), deadline_),
+        gate_(gate),
+        done_(std::move(done)) {}
+
+  uint64_t owner() const override { return owner_; }
+  Instant deadline() const override { return deadline_; }
+  void Begin(int event_fd) override { call_.Begin(event_fd, /*short_steps=*/true); }
+  bool Step() override { return call_.Step(); }
+  void AddWaits(client::StepWaits* waits) const override { call_.AddWaits(waits); }
+  void Cancel() override { call_.Cancel(); }
+  void End() override {
+    Answer(batch_->TakeResults());
+    gate_.Leave();  // the client may be gone from here on
+  }
+  // It could not be begun at all.
+  void Refuse(Code code) {
+    Answer(batch_->AllFailed(code));
+    gate_.Leave();
+  }
+
+ private:
+  void Answer(std::vector<KeyResult> results) {
+    batch_.reset();  // registered memory is free to go as soon as `done` knows
+    const Done done = std::exchange(done_, nullptr);
+    done(std::move(results));
+  }
+
+  std::unique_ptr<Batch> batch_;
+  const uint64_t owner_;
+  const Instant deadline_;
+  client::Call call_;
+  Gate& gate_;
+  Done done_;
+};
 
 }  // namespace
 
 Client::Client(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
-Client::~Client() { state_->gate.CloseAndDrain(); }
+Client::~Client() {
+  SIMM_CHECK(!state_->engine->async().IsOwnThread(),
+             "a client was destroyed by a callback of an asynchronous call");
+  state_->gate.Close();
+  state_->engine->async().Cancel(state_->owner);
+  state_->gate.CloseAndDrain();
+}
 
 Result<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
   SIMM_RETURN_IF_ERROR(CheckOptions(options));
@@ -108,157 +141,85 @@ Result<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
         "checksums of values are not verified (verify off): a damaged value would go unnoticed");
   }
   auto state = std::make_unique<State>();
+  state->context = {.engine = engine->get(),
+                    .verify = options.verify,
+                    .namespace_id = *id,
+                    .namespace_seed = NamespaceSeed(options.name_space)};
   state->engine = std::move(*engine);
-  state->options = options;
-  state->namespace_id = *id;
-  state->namespace_seed = NamespaceSeed(options.name_space);
   return std::unique_ptr<Client>(new Client(std::move(state)));
 }
 
-std::vector<KeyResult> Client::State::Run(CallShape shape, std::vector<CallItem>& items,
-                                          std::chrono::milliseconds deadline) {
-  const MessageType type = shape.type;
+std::vector<KeyResult> Client::State::Run(Batch& batch) {
   GatePass pass(gate);
   SIMM_CHECK(static_cast<bool>(pass), "a call on a client that is being destroyed");
-  const auto bounded = std::clamp<std::chrono::milliseconds>(deadline, std::chrono::milliseconds(0),
-                                                             std::chrono::hours(1));
-  client::Call(*engine, std::move(shape), items, MonotonicClock::Get().Now() + bounded).Run();
-  Count(type, items);
-  std::vector<KeyResult> results;
-  results.reserve(items.size());
-  for (const CallItem& item : items) results.push_back(item.result);
-  return results;
+  if (batch.refused()) return batch.AllFailed(Code::kInvalidArgument);
+  client::Call(*engine, batch.shape(), batch.items(), batch.deadline()).Run();
+  return batch.TakeResults();
 }
 
-void Client::State::Count(MessageType type, const std::vector<CallItem>& items) const {
-  auto& stats = engine->stats();
-  uint64_t ok = 0, missed = 0, errors = 0;
-  for (const CallItem& item : items) {
-    const Code code = item.result.code;
-    ok += code == Code::kOk || code == Code::kExists ? 1 : 0;
-    missed += code == Code::kMiss ? 1 : 0;
-    errors += code != Code::kOk && code != Code::kExists && code != Code::kMiss ? 1 : 0;
-  }
-  Add(stats.errors, errors);
-  switch (type) {
-    case MessageType::kGet:
-      Add(stats.gets, items.size());
-      Add(stats.hits, ok);
-      Add(stats.misses, missed);
-      break;
-    case MessageType::kPut:
-      Add(stats.puts, items.size());
-      Add(stats.put_failures, errors);
-      break;
-    case MessageType::kExists:
-      Add(stats.exists, items.size());
-      break;
-    case MessageType::kRemove:
-      Add(stats.removes, items.size());
-      break;
-    default:
-      Add(stats.touches, items.size());
-      break;
-  }
+void Client::State::Start(std::unique_ptr<Batch> batch, Done done) {
+  SIMM_CHECK(done, "an asynchronous call needs somebody to tell");
+  if (batch->refused()) return done(batch->AllFailed(Code::kInvalidArgument));
+  if (!gate.Enter()) return done(batch->AllFailed(Code::kUnavailable));
+  auto call = std::make_unique<AsyncCall>(*engine, std::move(batch), owner, gate, std::move(done));
+  std::unique_ptr<client::AsyncTask> task = std::move(call);
+  if (engine->async().Submit(task)) return;
+  client::Add(engine->stats().calls_refused);
+  static_cast<AsyncCall*>(task.get())->Refuse(Code::kBusy);
 }
 
-std::vector<KeyResult> Client::Put(std::span<const PutItem> puts, const PutOptions& options) {
-  if (puts.size() > limits::kMaxBatchKeys || options.ttl.count() != 0) {
-    return AllFailed(puts.size(), Code::kInvalidArgument);
-  }
-  std::vector<CallItem> items(puts.size());
-  // A key that stands several times in a batch is sent once: the first of its values, or with
-  // replace the last. `repeats` names the others and the one that was sent.
-  std::unordered_map<std::string_view, size_t> sent_of;
-  std::vector<size_t> repeats;
-  std::vector<uint64_t> in_use;
-  for (size_t i = 0; i < puts.size(); ++i) {
-    CallItem& item = items[i];
-    state_->Prepare(item, puts[i].key);
-    item.value = static_cast<const std::byte*>(puts[i].data);
-    item.size = puts[i].size;
-    if (!item.done && item.size > limits::kMaxValueBytes) {
-      item.result.code = Code::kTooLarge;
-      item.done = true;
-    } else if (!item.done && item.value == nullptr && item.size > 0) {
-      item.result.code = Code::kInvalidArgument;
-      item.done = true;
-    }
-    if (item.done) continue;
-    const auto [it, inserted] = sent_of.emplace(item.key, i);
-    if (inserted) continue;
-    const size_t other = options.replace ? std::exchange(it->second, i) : i;
-    repeats.push_back(other);
-    items[other].done = true;
-  }
-  if (!state_->engine->memory().empty()) {
-    for (size_t i = 0; i < puts.size(); ++i) {
-      const auto use = state_->engine->memory().BeginUse(puts[i].data, puts[i].size);
-      items[i].region = use.region;
-      in_use.push_back(use.id);
-    }
-  }
-  CallShape shape = state_->Shape(MessageType::kPut);
-  shape.replace = options.replace;
-  auto results = state_->Run(shape, items, options.deadline);
-  for (const uint64_t id : in_use) state_->engine->memory().EndUse(id);
-  for (const size_t repeat : repeats) {
-    results[repeat] = results[sent_of.at(puts[repeat].key)];
-    if (!options.replace && results[repeat].code == Code::kOk) results[repeat].code = Code::kExists;
-  }
-  return results;
+std::vector<KeyResult> Client::Put(std::span<const PutItem> items, const PutOptions& options) {
+  Batch batch(state_->context, items, options);
+  return state_->Run(batch);
 }
 
-std::vector<KeyResult> Client::Get(std::span<const GetItem> gets, const GetOptions& options) {
-  if (gets.size() > limits::kMaxBatchKeys) return AllFailed(gets.size(), Code::kInvalidArgument);
-  std::vector<CallItem> items(gets.size());
-  std::vector<uint64_t> in_use;
-  for (size_t i = 0; i < gets.size(); ++i) {
-    CallItem& item = items[i];
-    state_->Prepare(item, gets[i].key);
-    item.buffer = static_cast<std::byte*>(gets[i].data);
-    item.size = gets[i].size;
-    if (!item.done && item.buffer == nullptr && item.size > 0) {
-      item.result.code = Code::kInvalidArgument;
-      item.done = true;
-    }
-  }
-  if (!state_->engine->memory().empty()) {
-    for (size_t i = 0; i < gets.size(); ++i) {
-      const auto use = state_->engine->memory().BeginUse(gets[i].data, gets[i].size);
-      items[i].region = use.region;
-      in_use.push_back(use.id);
-    }
-  }
-  CallShape shape = state_->Shape(MessageType::kGet);
-  shape.allow_shorter = options.allow_shorter;
-  auto results = state_->Run(shape, items, options.deadline);
-  for (const uint64_t id : in_use) state_->engine->memory().EndUse(id);
-  return results;
-}
-
-std::vector<KeyResult> Client::State::RunKeys(MessageType type,
-                                              std::span<const std::string_view> keys,
-                                              const CallOptions& call) {
-  if (keys.size() > limits::kMaxBatchKeys) return AllFailed(keys.size(), Code::kInvalidArgument);
-  std::vector<CallItem> items(keys.size());
-  for (size_t i = 0; i < keys.size(); ++i) Prepare(items[i], keys[i]);
-  return Run(Shape(type), items, call.deadline);
+std::vector<KeyResult> Client::Get(std::span<const GetItem> items, const GetOptions& options) {
+  Batch batch(state_->context, items, options);
+  return state_->Run(batch);
 }
 
 std::vector<KeyResult> Client::Exists(std::span<const std::string_view> keys,
                                       const CallOptions& options) {
-  return state_->RunKeys(MessageType::kExists, keys, options);
+  Batch batch(state_->context, MessageType::kExists, keys, options);
+  return state_->Run(batch);
 }
 
 std::vector<KeyResult> Client::Remove(std::span<const std::string_view> keys,
                                       const CallOptions& options) {
-  return state_->RunKeys(MessageType::kRemove, keys, options);
+  Batch batch(state_->context, MessageType::kRemove, keys, options);
+  return state_->Run(batch);
 }
 
 std::vector<KeyResult> Client::Touch(std::span<const std::string_view> keys,
                                      const CallOptions& options) {
-  return state_->RunKeys(MessageType::kTouch, keys, options);
+  Batch batch(state_->context, MessageType::kTouch, keys, options);
+  return state_->Run(batch);
+}
+
+void Client::PutAsync(std::span<const PutItem> items, const PutOptions& options, Done done) {
+  state_->Start(std::make_unique<Batch>(state_->context, items, options), std::move(done));
+}
+
+void Client::GetAsync(std::span<const GetItem> items, const GetOptions& options, Done done) {
+  state_->Start(std::make_unique<Batch>(state_->context, items, options), std::move(done));
+}
+
+void Client::ExistsAsync(std::span<const std::string_view> keys, const CallOptions& options,
+                         Done done) {
+  state_->Start(std::make_unique<Batch>(state_->context, MessageType::kExists, keys, options),
+                std::move(done));
+}
+
+void Client::RemoveAsync(std::span<const std::string_view> keys, const CallOptions& options,
+                         Done done) {
+  state_->Start(std::make_unique<Batch>(state_->context, MessageType::kRemove, keys, options),
+                std::move(done));
+}
+
+void Client::TouchAsync(std::span<const std::string_view> keys, const CallOptions& options,
+                        Done done) {
+  state_->Start(std::make_unique<Batch>(state_->context, MessageType::kTouch, keys, options),
+                std::move(done));
 }
 
 Result<MemoryHandle> Client::RegisterMemory(void* data, size_t size) {
@@ -270,7 +231,7 @@ Status Client::DeregisterMemory(MemoryHandle handle) {
 }
 
 KeyLocation Client::Locate(std::string_view key) const {
-  const Hash128 hash = HashKey(key, state_->namespace_seed);
+  const Hash128 hash = HashKey(key, state_->context.namespace_seed);
   const auto table = state_->engine->Map();
   KeyLocation location;
   location.shard = ShardOf(hash);

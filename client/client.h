@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -85,6 +86,7 @@ struct ClientStats {
   uint64_t validation_retries = 0;  // one-sided reads that met a slot in flux and looked again
   uint64_t lookups = 0;             // keys that a one-sided reader had to ask the server about
   uint64_t bounced_values = 0;      // copied, since their memory is not registered
+  uint64_t calls_refused = 0;       // asynchronous ones: too many were waiting
 };
 
 // Where a key lives.
@@ -104,6 +106,9 @@ struct ServerHealth {
   uint32_t connections = 0;
 };
 
+// Takes the results of an asynchronous call, one for each item in the order of the items.
+using Done = std::function<void(std::vector<KeyResult> results)>;
+
 // Thread-safe. All clients of a process with the same addresses and transport share one engine
 // (connections, map, breakers). Fork before Connect, never after.
 //
@@ -115,7 +120,9 @@ class Client {
   // kInvalidArgument: an option that can never work. kUnavailable: nobody answered within
   // connect_timeout; the message says which addresses were tried and what to check.
   static Result<std::unique_ptr<Client>> Connect(const ClientOptions& options);
-  ~Client();  // waits for calls in flight
+  // Waits for blocking calls in flight. Ends asynchronous ones as if their deadlines were now and
+  // returns when the last `done` has returned. Not from a `done`.
+  ~Client();
 
   // Per key: kOk, kExists (not replaced; the value there is kept), kInvalidArgument, kTooLarge,
   // kBusy, kUnavailable, kDeadlineExceeded.
@@ -133,6 +140,30 @@ class Client {
   // Per key as Exists.
   std::vector<KeyResult> Touch(std::span<const std::string_view> keys,
                                const CallOptions& options = {});
+
+  // The same without waiting: the method returns at once, and `done` is told the results that the
+  // blocking one would have returned, by the same deadline (counted from here).
+  //
+  // - `items` is copied. What it points to, keys, values and buffers, is lent until `done` is
+  // called;
+  //   when it is called nothing touches that memory any more.
+  // - `done` is called exactly once, also when the client is destroyed meanwhile, on one of the few
+  //   threads that drive all asynchronous calls of the process to this cluster. It must not throw,
+  //   and while it runs other calls wait for that thread: it must not block (no blocking call of a
+  //   client, no waiting for another `done`) and should take microseconds. It may begin further
+  //   calls. It is destroyed right after it has returned.
+  // - Calls end in any order. A few hundred are under way at a time (limits::kMaxAsyncCalls); later
+  //   ones wait for their turn in the order in which they came, within their deadlines.
+  // - Refused as a whole, `done` is called by the method itself, before it returns: more than
+  // 65,536
+  //   keys (kInvalidArgument); too many calls are waiting (limits::kMaxQueuedAsyncCalls; kBusy for
+  //   writers, a miss for readers; Stats().calls_refused); begun by a `done` while the client is
+  //   being destroyed (kUnavailable, a miss for readers).
+  void PutAsync(std::span<const PutItem> items, const PutOptions& options, Done done);
+  void GetAsync(std::span<const GetItem> items, const GetOptions& options, Done done);
+  void ExistsAsync(std::span<const std::string_view> keys, const CallOptions& options, Done done);
+  void RemoveAsync(std::span<const std::string_view> keys, const CallOptions& options, Done done);
+  void TouchAsync(std::span<const std::string_view> keys, const CallOptions& options, Done done);
 
   // kInvalidArgument: no memory, or overlaps a registered range.
   Result<MemoryHandle> RegisterMemory(void* data, size_t size);

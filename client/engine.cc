@@ -28,6 +28,12 @@ std::string ClientName() {
   return std::string(host.data()) + ":" + std::to_string(getpid());
 }
 
+// Half the cores, since the program has work of its own: at least two, so that a callback which
+// takes long holds up half of the calls at most.
+size_t AsyncThreads() {
+  return std::clamp<size_t>(std::thread::hardware_concurrency() / 2, 2, limits::kMaxAsyncThreads);
+}
+
 std::string Joined(const std::vector<std::string>& addresses) {
   std::string text;
   for (const std::string& address : addresses) text += (text.empty() ? "" : ", ") + address;
@@ -60,7 +66,8 @@ Engine::Engine(const ClientOptions& options)
       connects_(kBackgroundThreads),
       tasks_(kBackgroundThreads),
       messages_(std::make_unique<transport::TcpTransport>()),
-      client_name_(ClientName()) {}
+      client_name_(ClientName()),
+      async_({.threads = AsyncThreads()}) {}
 
 // What was asked for by its name must be there; of "auto" what is.
 Status Engine::OpenTransports() {
@@ -105,6 +112,7 @@ Status Engine::Start() {
                               .on_table = [this](const std::shared_ptr<const RouteTable>&) {
                                 MutexLock lock(map_mutex_);
                                 map_changed_.NotifyAll();
+                                async_.SignalAll();
                               }});
   if (!watcher.ok()) return watcher.status();
   watcher_ = std::move(*watcher);

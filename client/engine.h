@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "client/async_driver.h"
 #include "client/bounce_pool.h"
 #include "client/client.h"
 #include "client/memory_registry.h"
@@ -47,6 +48,7 @@ class Engine {
   StatsCounters& stats() { return stats_; }
   TaskPool& tasks() { return tasks_; }
   MemoryRegistry& memory() { return *memory_; }
+  AsyncDriver& async() { return async_; }
 
  private:
   explicit Engine(const ClientOptions& options);
@@ -79,6 +81,7 @@ class Engine {
   CondVar stop_signal_;
   bool stopping_ SIMM_GUARDED_BY(stop_mutex_) = false;
   std::thread maintainer_;
+  AsyncDriver async_;  // told of new maps by the watcher, which goes first
   std::unique_ptr<rpc::MapWatcher> watcher_;
 };
 

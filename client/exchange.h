@@ -38,6 +38,12 @@ struct CallShape {
   protocol::MapStamp map;
 };
 
+// A call that nothing but an answer is expected of: without one, for a cache, it is a miss.
+inline bool IsRead(protocol::MessageType type) {
+  return type == protocol::MessageType::kGet || type == protocol::MessageType::kExists ||
+         type == protocol::MessageType::kTouch;
+}
+
 // One server's part of a call, as a state machine over one lane: posts requests or reads, puts
 // arriving values where they belong, fills the items' results. Items that it leaves undone are the
 // caller's to repeat elsewhere or later. One-thread. Items, keys and memory are borrowed until

@@ -30,6 +30,7 @@ ClientStats StatsCounters::Snapshot() const {
   s.validation_retries = validation_retries.load();
   s.lookups = lookups.load();
   s.bounced_values = bounced_values.load();
+  s.calls_refused = calls_refused.load();
   return s;
 }
 

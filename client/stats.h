@@ -16,7 +16,7 @@ struct StatsCounters {
   std::atomic<uint64_t> retries{0}, breaker_opens{0}, breaker_rejections{0}, late_answers{0};
   std::atomic<uint64_t> payload_bytes_copied{0}, connections_opened{0};
   std::atomic<uint64_t> work_requests{0}, doorbells{0}, completions{0}, validation_retries{0},
-      lookups{0}, bounced_values{0};
+      lookups{0}, bounced_values{0}, calls_refused{0};
 
   ClientStats Snapshot() const;
 };

@@ -1,5 +1,7 @@
 #include "client/task_pool.h"
 
+#include <pthread.h>
+
 #include <utility>
 
 namespace simm::client {
@@ -27,6 +29,8 @@ void TaskPool::Stop() {
 }
 
 void TaskPool::Work() {
+  // Else it would bear the name of the thread that happened to start it.
+  pthread_setname_np(pthread_self(), "simm-task");
   while (true) {
     std::function<void()> task;
     {

@@ -21,6 +21,11 @@ class Gate {
     MutexLock lock(mutex_);
     if (--inside_ == 0 && closed_) empty_.NotifyAll();
   }
+  // Refuses new entries from now on.
+  void Close() {
+    MutexLock lock(mutex_);
+    closed_ = true;
+  }
   // Refuses new entries and returns when the last one inside has left. May be called twice.
   void CloseAndDrain() {
     MutexLock lock(mutex_);

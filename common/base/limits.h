@@ -27,6 +27,9 @@ inline constexpr size_t kMaxKeysPerMessage = 128;
 
 // Client.
 inline constexpr size_t kMaxLanesPerServer = 16;  // connections of one process to one server
+inline constexpr size_t kMaxAsyncCalls = 256;  // of an engine under way; more wait in order
+inline constexpr size_t kMaxQueuedAsyncCalls = 1 << 16;  // beyond it they are refused
+inline constexpr size_t kMaxAsyncThreads = 4;
 inline constexpr auto kDefaultDeadline = 5s;
 inline constexpr auto kConnectTimeout = 1s;
 inline constexpr auto kHealBackoffMin = 20ms;  // full jitter between these two
