@@ -21,15 +21,20 @@ class Histogram {
     total_ += other.total_;
   }
   uint64_t count() const { return total_; }
-  // The smallest bucket bound that `share` of the values do not exceed, in microseconds; 0 when
-  // empty.
+  // What `share` of the values do not exceed, in microseconds, values taken as spread evenly over
+  // their bucket; 0 when empty.
   double PercentileUs(double share) const {
     if (total_ == 0) return 0;
     const auto rank = static_cast<uint64_t>(share * static_cast<double>(total_ - 1));
     uint64_t seen = 0;
     for (size_t i = 0; i < counts_.size(); ++i) {
       seen += counts_[i];
-      if (seen > rank) return static_cast<double>(UpperBound(i)) * 1e-3;
+      if (seen <= rank) continue;
+      const auto upper = static_cast<double>(UpperBound(i));
+      const double lower = i == 0 ? 0 : static_cast<double>(UpperBound(i - 1));
+      const double part =
+          static_cast<double>(rank + 1 - (seen - counts_[i])) / static_cast<double>(counts_[i]);
+      return (lower + (upper - lower) * part) * 1e-3;
     }
     return 0;
   }

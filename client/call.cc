@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <string>
 #include <thread>
-#include <unordered_map>
 #include <utility>
 
 #include "common/base/limits.h"
@@ -24,6 +23,8 @@ constexpr int kAttemptsOnBrokenLanes = 3;
 // Within the 50 ms that a call may take beyond its deadline.
 constexpr auto kFinishWriting = std::chrono::milliseconds(20);
 constexpr uint32_t kMaxCorruptRounds = 2;
+// A READ takes some 2 us; beyond this a sleep costs less than a busy core.
+constexpr auto kDeviceSpin = std::chrono::microseconds(20);
 
 // One descriptor a thread, for all its waits.
 class ThreadEvent {
@@ -107,7 +108,8 @@ void Call::BeginRound() {
 }
 
 void Call::BuildParts(const RouteTable& table) {
-  std::unordered_map<ServerId, std::vector<CallItem*>> by_server;
+  std::vector<std::pair<ServerId, CallItem*>> owned;
+  owned.reserve(items_.size());
   for (CallItem& item : items_) {
     if (item.done) continue;
     const ServerId owner = table.Owners(ShardOf(item.hash)).front().server;
@@ -116,15 +118,18 @@ void Call::BuildParts(const RouteTable& table) {
       item.done = true;
       continue;
     }
-    by_server[owner].push_back(&item);
+    owned.emplace_back(owner, &item);
     if (rounds_ > 1) Add(engine_.stats().retries);
   }
-  for (auto& [id, items] : by_server) {
+  const auto by_owner = [](const auto& a, const auto& b) { return a.first < b.first; };
+  if (!std::is_sorted(owned.begin(), owned.end(), by_owner))
+    std::stable_sort(owned.begin(), owned.end(), by_owner);
+  for (auto at = owned.begin(); at != owned.end();) {
+    const ServerId id = at->first;
+    std::vector<CallItem*> items, by_message;
+    for (; at != owned.end() && at->first == id; ++at)
+      (at->second->by_message ? by_message : items).push_back(at->second);
     const auto peer = engine_.PeerFor(*table.FindServer(id));
-    const auto lent = std::stable_partition(items.begin(), items.end(),
-                                            [](const CallItem* item) { return item->by_message; });
-    std::vector<CallItem*> by_message(items.begin(), lent);
-    items.erase(items.begin(), lent);
     AddPart(peer, std::move(items), false);
     AddPart(peer, std::move(by_message), true);
   }
@@ -380,6 +385,32 @@ void Call::AddWaits(StepWaits* waits) const {
   }
 }
 
+// A part waits for a device whose completions show in memory.
+bool Call::OnDevices() const {
+  return std::any_of(parts_.begin(), parts_.end(), [](const auto& part) {
+    return part->lane && part->lane->connection().capabilities().needs_registration;
+  });
+}
+
+// Looks for completions of devices for a short while, without a system call; true: something has
+// come. Not where it would take a processor from who must do the work.
+bool Call::LookAtDevices() {
+  static const bool kSpins = std::thread::hardware_concurrency() > 2;
+  if (!kSpins || !OnDevices()) return false;
+  const auto done = [](const Part& part) {
+    const auto& counters = part.lane->connection().counters();
+    return counters.completions + counters.messages_in;
+  };
+  for (const Instant end = Now() + kDeviceSpin; Now() < end;) {
+    for (const auto& part : parts_) {
+      if (part->over || !part->lane) continue;
+      const uint64_t before = done(*part);
+      if (!part->lane->connection().Progress() || done(*part) != before) return true;
+    }
+  }
+  return false;
+}
+
 // The driver of Run: waits for what the next step needs.
 void Call::WaitHere() {
   if (phase_ == Phase::kBetweenRounds) {
@@ -394,15 +425,21 @@ void Call::WaitHere() {
   }
   thread_local StepWaits waits;
   waits.until = kForever;
+  waits.event = false;
   waits.descriptors.clear();
   waits.descriptors.push_back({event_fd_, POLLIN, 0});
   AddWaits(&waits);
   auto& fds = waits.descriptors;
+  if (LookAtDevices()) return;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(waits.until - Now());
   if (left.count() <= 0) return;
+  // Whoever has all its lanes is told nothing by the event.
+  const std::span<pollfd> wanted = std::span(fds).subspan(waits.event ? 0 : 1);
   thread_local SpinBeforeSleep spin;
-  if (!spin.Try([&] { return poll(fds.data(), fds.size(), 0) != 0; })) {
-    poll(fds.data(), fds.size(), static_cast<int>(std::min<int64_t>(left.count(), 60'000)));
+  const bool found =
+      !OnDevices() && spin.Try([&] { return poll(wanted.data(), wanted.size(), 0) != 0; });
+  if (!found) {
+    poll(wanted.data(), wanted.size(), static_cast<int>(std::min<int64_t>(left.count(), 60'000)));
   }
   if ((fds[0].revents & POLLIN) != 0) Event().Clear();
 }

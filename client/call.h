@@ -72,6 +72,8 @@ class Call {
   void PlanNextRound();
   bool MapHasCome() const;
   bool TimeForNextRound() const;
+  bool OnDevices() const;
+  bool LookAtDevices();
   void WaitHere();
   void Conclude();
   Instant Now() const { return MonotonicClock::Get().Now(); }

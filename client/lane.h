@@ -62,6 +62,7 @@ class Lane final : public transport::Receiver {
   transport::Connection& connection() { return *connection_; }
   uint64_t session() const { return session_; }
   const PoolAccess* pool() const { return pool_.get(); }
+  const std::shared_ptr<const PoolAccess>& shared_pool() const { return pool_; }
   uint64_t NextRequestId() { return ++last_request_id_; }
   Instant last_used() const { return last_used_; }
   // No call has used it yet.

@@ -1,6 +1,8 @@
 #include "client/one_sided_read.h"
 
+#include <algorithm>
 #include <cstring>
+#include <list>
 #include <utility>
 
 #include "common/base/limits.h"
@@ -11,6 +13,7 @@ namespace {
 
 using protocol::MessageType;
 
+constexpr size_t kSpareCredit = 4;  // left for questions and puts
 constexpr uint32_t kLooks = 2;  // at a bucket in flux, before the server is asked
 
 }  // namespace
@@ -28,6 +31,7 @@ Status OneSidedRead::Begin(Lane& lane) {
 
 void OneSidedRead::StartWave() {
   wave_.clear();
+  wave_.reserve(std::min(items_.size() - next_item_, Lane::kWaveKeys));
   uint64_t bytes = 0;
   const PoolAccess& pool = *lane_->pool();
   while (next_item_ < items_.size() && wave_.size() < Lane::kWaveKeys) {
@@ -108,10 +112,10 @@ ByteSpan OneSidedRead::Question(Key& key, protocol::MessageBuffer& buffer) {
 // Everything that the keys of this wave want next, under one doorbell.
 Status OneSidedRead::PostStep() {
   std::vector<transport::WorkItem> work;
-  std::vector<protocol::MessageBuffer> buffers;
+  work.reserve(wave_.size() + 1);
+  std::list<protocol::MessageBuffer> buffers;  // of messages, which are rare
   segments_.clear();
   segments_.reserve(wave_.size());  // items point in here
-  buffers.reserve(wave_.size() + 1);
   for (Key& key : wave_) {
     if (key.next == Next::kDone) continue;
     if (key.next != Next::kAskServer) {
@@ -128,7 +132,7 @@ Status OneSidedRead::PostStep() {
     item.message.body = Question(key, buffers.emplace_back());
   }
   if (work.empty()) return Status::Ok();
-  AddNews(work, buffers.emplace_back());
+  AddNews(work, buffers);
   work.back().completion = this;
   reading_ = true;
   const Status posted = lane_->connection().Post(work);
@@ -138,12 +142,15 @@ Status OneSidedRead::PostStep() {
 
 // Touches that are due; or a ping, where the server would hear nothing of readers that miss.
 void OneSidedRead::AddNews(std::vector<transport::WorkItem>& work,
-                           protocol::MessageBuffer& buffer) {
+                           std::list<protocol::MessageBuffer>& buffers) {
   const Instant now = MonotonicClock::Get().Now();
   const bool touches = lane_->touches().Due(now);
   if (!touches && !lane_->KeepaliveDue(now)) return;
+  // A paused server takes no message, but can be read: reads must not stand behind one.
+  if (lane_->connection().MessageCredit() < kSpareCredit) return;
   transport::WorkItem& item = work.emplace_back();
   item.message.request_id = lane_->NextRequestId();
+  protocol::MessageBuffer& buffer = buffers.emplace_back();
   item.message.body = touches ? lane_->touches().Take(now, buffer)
                               : protocol::EncodePing({item.message.request_id}, buffer);
 }

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <deque>
+#include <list>
 #include <memory>
 #include <vector>
 
@@ -50,7 +50,7 @@ class OneSidedRead final : public Exchange, private transport::Completion {
   Next LookForKey(Key& key);
   void EndKey(Key& key);
   Status PostStep();
-  void AddNews(std::vector<transport::WorkItem>& work, protocol::MessageBuffer& buffer);
+  void AddNews(std::vector<transport::WorkItem>& work, std::list<protocol::MessageBuffer>& buffers);
   void AddRead(Key& key, std::vector<transport::WorkItem>& work);
   ByteSpan Question(Key& key, protocol::MessageBuffer& buffer);
   Status TakeAnswer(Key& key, ByteSpan body);
@@ -58,7 +58,7 @@ class OneSidedRead final : public Exchange, private transport::Completion {
 
   Lane* lane_ = nullptr;
   size_t next_item_ = 0;
-  std::deque<Key> wave_;
+  std::vector<Key> wave_;  // reserved at its start, so that nothing moves
   std::vector<std::array<transport::MutableSegment, 2>> segments_;
   bool reading_ = false;
   size_t asking_ = 0;

@@ -31,6 +31,7 @@ Peer::Peer(const Environment& environment, ServerRecord record, const Id128& clu
       cluster_(cluster),
       prefer_one_sided_(!env_.one_sided.empty()),
       heal_backoff_(limits::kHealBackoffMin),
+      way_backoff_(limits::kWayRetryMin),
       random_(OsEntropy()) {}
 
 Peer::~Peer() = default;
@@ -175,6 +176,7 @@ Result<Peer::Bond> Peer::Session() {
   session_used_ = Now();
   transport_reason_ = std::move(reason);
   given_up_.clear();
+  failed_ways_.clear();
   prefer_one_sided_ = !bond.ways.empty();
   return bond;
 }
@@ -197,7 +199,7 @@ Peer::Way Peer::MakeWay(transport::Transport& transport, const rpc::TransportOff
     pool->registrar = &transport;
     pool->bounce = env_.bounce;
   }
-  return {&transport, offer.endpoint, std::move(pool)};
+  return {0, &transport, offer.endpoint, std::move(pool)};
 }
 
 // The one-sided transports that both sides speak, with what is needed to use them.
@@ -215,6 +217,7 @@ void Peer::FindWays(Bond* bond, std::string* reason) const {
     for (const rpc::TransportOffer& offer : reply.offers) {
       if (offer.transport != transport->name()) continue;
       bond->ways.push_back(MakeWay(*transport, offer, reply));
+      bond->ways.back().rank = bond->ways.size();
     }
   }
   *reason = "the best that both sides speak";
@@ -241,24 +244,43 @@ Result<std::unique_ptr<Lane>> Peer::Connect(RoadKind kind) {
   if (kind == kOneSided) {
     for (const Way& way : bond->ways) {
       auto lane = ConnectOver(*way.transport, way.endpoint, *bond, way.pool);
-      if (lane.ok()) return lane;
-      GiveUpWay(way, lane.status());
+      if (lane.ok()) {
+        MutexLock lock(mutex_);
+        if (failed_ways_.empty()) way_backoff_ = limits::kWayRetryMin;
+        return lane;
+      }
+      GiveUpWay(way.pool, lane.status());
     }
   }
   return ConnectOver(env_.messages, bond->reply.endpoint, *bond, nullptr);
 }
 
-// The offer does not work from here (another host, no rights, no memory): what is left does for
-// this session.
-void Peer::GiveUpWay(const Way& way, const Status& why) {
+// The way does not work from here now (another host, no rights, no memory, a link that is down):
+// what is left does, and it is tried again later.
+void Peer::GiveUpWay(const std::shared_ptr<const PoolAccess>& pool, const Status& why) {
   MutexLock lock(mutex_);
   if (!session_) return;
-  const auto gone =
-      std::erase_if(session_->ways, [&](const Way& other) { return other.pool == way.pool; });
-  if (gone == 0) return;
+  auto& ways = session_->ways;
+  const auto way =
+      std::find_if(ways.begin(), ways.end(), [&](const Way& w) { return w.pool == pool; });
+  if (way == ways.end()) return;
   given_up_ +=
-      (given_up_.empty() ? "" : "; ") + std::string(way.transport->name()) + ": " + why.message();
-  prefer_one_sided_ = !session_->ways.empty();
+      (given_up_.empty() ? "" : "; ") + std::string(way->transport->name()) + ": " + why.message();
+  failed_ways_.push_back(std::move(*way));
+  ways.erase(way);
+  next_way_try_ = Now() + way_backoff_;
+  way_backoff_ = std::min<Duration>(way_backoff_ * 2, limits::kWayRetryMax);
+  prefer_one_sided_ = !ways.empty();
+}
+
+void Peer::RetryWaysLocked(Instant now) {
+  if (failed_ways_.empty() || now < next_way_try_) return;
+  auto& ways = session_->ways;
+  for (Way& way : failed_ways_) ways.push_back(std::move(way));
+  failed_ways_.clear();
+  std::sort(ways.begin(), ways.end(), [](const Way& a, const Way& b) { return a.rank < b.rank; });
+  given_up_.clear();
+  prefer_one_sided_ = true;
 }
 
 void Peer::OpenLane(RoadKind kind) {
@@ -347,7 +369,13 @@ void Peer::ReportTimeout(bool silent) {
 void Peer::Heal() {
   // A handshake alone would not show that the data port moves.
   auto lane = Connect(kOneSided);
-  const bool healed = lane.ok() && (*lane)->Drain(limits::kConnectTimeout, limits::kDrainBytes);
+  bool healed = lane.ok() && (*lane)->Drain(limits::kConnectTimeout, limits::kDrainBytes);
+  while (lane.ok() && !healed && (*lane)->pool() != nullptr) {
+    // The server may be well and only this way to it broken.
+    GiveUpWay((*lane)->shared_pool(), Status(Code::kUnavailable, "no answer"));
+    lane = Connect(kOneSided);
+    healed = lane.ok() && (*lane)->Drain(limits::kConnectTimeout, limits::kDrainBytes);
+  }
   MutexLock lock(mutex_);
   healing_ = false;
   if (!healed) {
@@ -436,6 +464,7 @@ void Peer::Maintain(Instant now) {
     env_.tasks.Run([self = shared_from_this()] { self->Heal(); });
     return;
   }
+  if (session_) RetryWaysLocked(now);
   bool busy = false;
   for (const Road& road : roads_) busy |= road.lanes > road.idle.size();
   if (session_ && !busy && !keeping_alive_ && now - session_used_ >= limits::kKeepalive) {

@@ -103,6 +103,7 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   enum RoadKind : size_t { kOneSided = 0, kMessages = 1 };
   // A one-sided way to the server.
   struct Way {
+    size_t rank = 0;  // 0: the best
     transport::Transport* transport = nullptr;
     std::string endpoint;
     std::shared_ptr<const PoolAccess> pool;
@@ -127,7 +128,8 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   void FindWays(Bond* bond, std::string* reason) const;
   Way MakeWay(transport::Transport& transport, const rpc::TransportOffer& offer,
               const rpc::HandshakeReply& reply) const;
-  void GiveUpWay(const Way& way, const Status& why);
+  void GiveUpWay(const std::shared_ptr<const PoolAccess>& pool, const Status& why);
+  void RetryWaysLocked(Instant now) SIMM_REQUIRES(mutex_);
   size_t MaxLanesLocked(RoadKind kind) const SIMM_REQUIRES(mutex_);
   void Heal();
   void Keepalive();
@@ -156,9 +158,12 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   bool retired_ SIMM_GUARDED_BY(mutex_) = false;
   Instant next_heal_ SIMM_GUARDED_BY(mutex_);
   Duration heal_backoff_ SIMM_GUARDED_BY(mutex_);
+  Duration way_backoff_ SIMM_GUARDED_BY(mutex_);
   uint32_t timeouts_in_a_row_ SIMM_GUARDED_BY(mutex_) = 0;
   std::string transport_reason_ SIMM_GUARDED_BY(mutex_);
   std::string given_up_ SIMM_GUARDED_BY(mutex_);  // ways of this session that failed, and why
+  std::vector<Way> failed_ways_ SIMM_GUARDED_BY(mutex_);
+  Instant next_way_try_ SIMM_GUARDED_BY(mutex_);
   Random random_ SIMM_GUARDED_BY(mutex_);
 };
 

@@ -44,7 +44,7 @@ DataSession::DataSession(DataContext& context, std::unique_ptr<transport::Connec
         *context.one_sided, context.pool, context.metrics, shards_,
         OneSidedSession::Options{.is_lane = connection_->capabilities().one_sided,
                                  .road = road_,
-                                 .verify_puts = context.verify_puts,
+                                 .verify_puts = context.verify_commits,
                                  .process = connection_->peer_process(),
                                  .wake = std::move(wake)});
   }

@@ -31,6 +31,7 @@ struct DataContext {
   // Own id in the map; kNoServer until registered.
   const std::atomic<ServerId>& self;
   bool verify_puts = true;             // compare a put's checksum with its bytes before publishing
+  bool verify_commits = false;         // the same for what peers have written by themselves
   OneSidedState* one_sided = nullptr;  // nullptr: leases, lookups and pins are refused
 };
 

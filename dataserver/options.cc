@@ -53,7 +53,11 @@ config::ConfigSpec MakeSpec(ServerOptions* options) {
                "threads of the data port; 0: one per processor, at most 16");
   spec.Bool("prefault", &options->prefault, "touch all of the pool's memory at the start");
   spec.Bool("verify-puts", &options->verify_puts,
-            "compare the checksum of a put with its bytes before it is stored");
+            "compare the checksum of a put over tcp with its bytes before it is stored; readers "
+            "compare in any case");
+  spec.Bool("verify-commits", &options->verify_commits,
+            "the same for values that clients write by themselves (shm, verbs): one more pass over "
+            "their bytes, by this process");
   spec.DurationMs("session-timeout-ms", &options->session_timeout, std::chrono::milliseconds(1000),
                   std::chrono::minutes(10), "silence after which a client's session ends");
   spec.Choice("log-level", &options->log_level, {"debug", "info", "warn", "error"}, "what to log");

@@ -28,6 +28,7 @@ struct ServerOptions {
   uint32_t threads = 0;  // 0: one per processor, at most 16
   bool prefault = true;
   bool verify_puts = true;
+  bool verify_commits = false;
   std::chrono::milliseconds session_timeout{10'000};
   std::string log_level = "info";
   bool log_json = false;

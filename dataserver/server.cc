@@ -81,6 +81,7 @@ Status Server::Open() {
                                                        .clock = MonotonicClock::Get(),
                                                        .self = self_,
                                                        .verify_puts = options_.verify_puts,
+                                                       .verify_commits = options_.verify_commits,
                                                        .one_sided = one_sided_.get()});
   SIMM_RETURN_IF_ERROR(OpenPorts());
 

@@ -178,10 +178,13 @@ class Connection {
   // kFailedPrecondition (an accepted lane whose peer has not spoken yet: its tag is not known) or
   // kUnavailable (closed).
   virtual Status Post(std::span<const WorkItem> items) = 0;
+  // How many messages would leave now without waiting for the peer to consume earlier ones; what is
+  // posted behind one that waits, waits too. SIZE_MAX: no such limit.
+  virtual size_t MessageCredit() const { return SIZE_MAX; }
   // Moves what can be moved without waiting; false once closed.
   virtual bool Progress() = 0;
   // For poll(2): a descriptor, and POLLIN | POLLOUT as wanted now. -1: call Progress again and
-  // again.
+  // again. It may wake once more for what Progress has found already.
   virtual int PollFd() const = 0;
   virtual short PollEvents() const = 0;
   // Back-pressure: while paused no further message is begun. Progress must be called after

@@ -35,10 +35,10 @@ inline bool VerbsIsRequired() {
 }
 
 // In SetUp of a test that needs a device.
-#define SIMM_SKIP_WITHOUT_DEVICE(status)                          \
-  do {                                                            \
-    ASSERT_FALSE(VerbsIsRequired()) << (status).ToString();       \
-    GTEST_SKIP() << "NOT TESTED, verbs: " << (status).ToString(); \
+#define SIMM_SKIP_WITHOUT_DEVICE(status)                                       \
+  do {                                                                         \
+    ASSERT_FALSE(::simm::transport::VerbsIsRequired()) << (status).ToString(); \
+    GTEST_SKIP() << "NOT TESTED, verbs: " << (status).ToString();              \
   } while (0)
 
 // Two ends of a lane and a region that the far end lends, with options of each test's choice.

@@ -70,6 +70,8 @@ class SendQueue {
   // The peer has consumed so many messages. False: it claims what was not sent, or takes back.
   bool OnConsumed(uint32_t consumed);
   uint32_t peer_consumed() const { return peer_consumed_; }
+  // Messages that may still be sent; none while earlier work waits.
+  uint32_t Credit() const { return waiting_.empty() ? window_ - (sent_ - peer_consumed_) : 0; }
 
   uint64_t bytes_read() const { return bytes_read_; }  // by items that have ended
 

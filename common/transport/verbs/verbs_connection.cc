@@ -20,6 +20,8 @@ constexpr uint32_t kLookForEventsEvery = 16;
 // A flush takes microseconds. A device that does not answer is cut off by destroying the queue
 // pair.
 constexpr auto kDrainWait = std::chrono::seconds(1);
+// A MiB of a value and what may stand in front of it.
+constexpr uint64_t kMaxRequestBytes = (1 << 20) + 4096;
 
 MessageHeader HeaderOf(const SessionTag& tag) {
   MessageHeader header;
@@ -131,7 +133,8 @@ Status VerbsConnection::AppendOneSided(const WorkItem& item, SendBatch& batch) {
     }
   }
   if (item.remote == nullptr) return Status(Code::kInvalidArgument, "no remote region");
-  const SplitLimits split_limits = {.max_bytes = 1 << 20, .max_pieces = queue_pair_->max_pieces()};
+  const SplitLimits split_limits = {.max_bytes = kMaxRequestBytes,
+                                    .max_pieces = queue_pair_->max_pieces()};
   SIMM_RETURN_IF_ERROR(
       SplitWork(local_, *item.remote, item.remote_offset, split_limits, one_sided_, batch.pieces));
   for (const OneSidedRequest& one_sided : one_sided_) {
@@ -175,15 +178,19 @@ void VerbsConnection::PollAll() {
 }
 
 // The queue has just been seen empty. Makes sure that what comes from now on makes PollFd readable.
+// While something was found the queue is left as it is: the event for it lies in PollFd or comes,
+// and spares whoever works on without a sleep the system calls to take it and to arm again.
 void VerbsConnection::RearmAndPoll(bool anything) {
   if (!wants_events_) return;
-  idle_ = anything ? 0 : idle_ + 1;
-  if (armed_ && (anything || idle_ % kLookForEventsEvery == 0) && queue_pair_->TakeEvent()) {
-    armed_ = false;
+  if (anything) {
+    event_due_ = true;
+    idle_ = 0;
+    return;
   }
-  if (armed_) return;
+  if (!event_due_ && ++idle_ % kLookForEventsEvery != 0) return;
+  if (!queue_pair_->TakeEvent()) return;
+  event_due_ = false;
   queue_pair_->Arm();
-  armed_ = true;
   // What came between the last look and Arm brings no event: at most a full queue of it.
   PollSome(queue_pair_->completion_depth());
 }

@@ -41,6 +41,7 @@ class VerbsConnection final : public Connection {
   const Capabilities& capabilities() const override;
   void Start(Receiver* receiver) override { receiver_ = receiver; }
   Status Post(std::span<const WorkItem> items) override;
+  size_t MessageCredit() const override { return sends_.Credit(); }
   bool Progress() override;
   int PollFd() const override;
   short PollEvents() const override { return POLLIN; }
@@ -117,7 +118,7 @@ class VerbsConnection final : public Connection {
   uint32_t received_ = 0, consumed_ = 0, told_ = 0;  // messages, modulo 2^32
 
   mutable bool wants_events_ = false;  // somebody sleeps on PollFd
-  bool armed_ = true;                  // an event comes, or lies there already
+  bool event_due_ = false;             // completions came since the queue was armed last
   uint32_t idle_ = 0;
 };
 
