@@ -108,6 +108,29 @@ TEST_F(ClientLaneTest, TheAnswerToALeaseWhoseCallHasGoneIsReturned) {
   EXPECT_EQ(metrics_.returned_extents.load(), 1u);
 }
 
+// Of a session that is not this lane's, nobody can be asked.
+TEST_F(ClientLaneTest, APutInDoubtThatCannotBeAskedAboutStartsAnewUnlessItReplaces) {
+  for (const bool replace : {false, true}) {
+    client::CallItem item = item_;
+    item.doubt = {.session = session_ + 1, .lane = 3, .generation = 5};
+    shape_.replace = replace;
+    const auto exchange = client::MakeExchange(shape_, {&item}, stats_, *lane_);
+    EXPECT_EQ(item.done, replace) << "its old COMMIT might come after a later replacement";
+    EXPECT_EQ(exchange->items().size(), replace ? 0u : 1u);
+    EXPECT_FALSE(exchange->in_doubt());
+    if (replace) {
+      EXPECT_EQ(item.result.code, Code::kUnavailable);
+    }
+    lane_->Attach(exchange.get());
+    EXPECT_TRUE(exchange->Begin(*lane_).ok());
+    EXPECT_EQ(exchange->finished(), replace);
+    Settle();
+    exchange->GiveUp();
+    lane_->Detach();
+  }
+  EXPECT_EQ(stats_.resolves.load(), 0u);
+}
+
 TEST_F(ClientLaneTest, ALaneThatClosesSaysThatItHoldsNothingAndIsDisownedBesides) {
   PutThatGivesUpWithItsExtent();
   lane_->Close();
