@@ -41,6 +41,7 @@ Batch::Batch(const BatchContext& context, std::span<const PutItem> puts, const P
       item.result.code = Code::kInvalidArgument;
       item.done = true;
     }
+    TakeHints(item, puts[i]);
     if (item.done) continue;
     const auto [it, inserted] = sent_of_.emplace(item.key, i);
     if (inserted) continue;
@@ -87,6 +88,17 @@ CallItem& Batch::Prepare(size_t index, std::string_view key) {
     item.hash = HashKey(key, context_.namespace_seed);
   }
   return item;
+}
+
+void Batch::TakeHints(CallItem& item, const PutItem& put) const {
+  item.depth = put.depth;
+  if (put.parent.empty() || item.done) return;
+  if (put.parent.size() > limits::kMaxKeyBytes) {
+    item.result.code = Code::kTooLarge;
+    item.done = true;
+    return;
+  }
+  item.parent = HashKey(put.parent, context_.namespace_seed);
 }
 
 void Batch::Use(CallItem& item, const void* data) {
@@ -138,6 +150,9 @@ void Batch::Count() const {
       break;
     case MessageType::kRemove:
       Add(stats.removes, items_.size());
+      break;
+    case MessageType::kPin:
+      Add(stats.pins, items_.size());
       break;
     default:
       Add(stats.touches, items_.size());

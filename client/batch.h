@@ -48,6 +48,7 @@ class Batch {
   Batch(const BatchContext& context, protocol::MessageType type, size_t keys,
         std::chrono::milliseconds deadline);
   CallItem& Prepare(size_t index, std::string_view key);
+  void TakeHints(CallItem& item, const PutItem& put) const;
   void Use(CallItem& item, const void* data);
   void Count() const;
 

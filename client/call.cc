@@ -256,11 +256,13 @@ void Call::Look(Part& part) {
 // gone.
 void Call::OnExchangeFailed(Part& part) {
   const Status why = part.exchange->failure();
-  const bool heard = part.exchange->heard();
-  const bool fresh = part.lane->fresh();
+  // What is in doubt can be asked about over another lane of this session, and is worth one.
+  const bool in_doubt = part.exchange->in_doubt();
+  const bool heard = part.exchange->heard() && !in_doubt;
+  const bool fresh = part.lane->fresh() && !in_doubt;
   part.lane->Detach();
   if (fresh || part.attempts > 0) part.peer->DropSession(part.lane->session());
-  part.lane->connection().Close();
+  part.lane->Close();
   part.peer->Release(std::move(part.lane));
   if (heard || ++part.attempts >= kAttemptsOnBrokenLanes) {
     part.peer->ReportFailure(why.ok() ? Status(Code::kUnavailable, "connection lost") : why);
@@ -347,7 +349,7 @@ void Call::GiveUpLate(Part& part) {
   if (silent || part.exchange->unsent()) {
     // The rest of a half-sent put could only come from the caller's memory; a silent server is not
     // worth a thread that waits for it.
-    part.lane->connection().Close();
+    part.lane->Close();
     part.peer->Release(std::move(part.lane));
   } else {
     part.peer->ReleaseLate(std::move(part.lane));

@@ -222,6 +222,22 @@ void Client::TouchAsync(std::span<const std::string_view> keys, const CallOption
                 std::move(done));
 }
 
+std::vector<PinResult> Client::Pin(std::span<const std::string_view> keys,
+                                   const CallOptions& options) {
+  const Instant begun = MonotonicClock::Get().Now();
+  Batch batch(state_->context, MessageType::kPin, keys, options);
+  const std::vector<KeyResult> codes = state_->Run(batch);
+  // The server's time began after this call and not later.
+  const auto gone = static_cast<uint32_t>(
+      std::chrono::ceil<std::chrono::milliseconds>(MonotonicClock::Get().Now() - begun).count());
+  std::vector<PinResult> results(codes.size());
+  for (size_t i = 0; i < codes.size(); ++i) {
+    const uint32_t held = batch.refused() ? 0 : batch.items()[i].pinned_ms;
+    results[i] = {codes[i].code, held - std::min(held, gone)};
+  }
+  return results;
+}
+
 Result<MemoryHandle> Client::RegisterMemory(void* data, size_t size) {
   return state_->engine->memory().Register(data, size);
 }

@@ -30,12 +30,24 @@ struct PutItem {
   std::string_view key;        // 1 to 256 B, any bytes
   const void* data = nullptr;  // borrowed until the call returns
   uint64_t size = 0;           // bytes; 0 to 1 GiB
+  // Hints for eviction, stored beside the value: the key that precedes this one in its chain
+  // (empty: none; longer than 256 B: kTooLarge) and the number of keys before it.
+  std::string_view parent = {};
+  uint32_t depth = 0;
 };
 
 struct GetItem {
   std::string_view key;
   void* data = nullptr;  // borrowed until the call returns; undefined content unless kOk
   uint64_t size = 0;     // bytes of the buffer
+};
+
+// How one key of a Pin ended.
+struct PinResult {
+  Code code = Code::kInternal;
+  // With kOk: the value is not evicted for at least so long after the return; at most 2,000. 0: it
+  // is there, but not held (too much is held already). Who removes or replaces it does not wait.
+  uint32_t pinned_ms = 0;
 };
 
 struct CallOptions {
@@ -87,6 +99,9 @@ struct ClientStats {
   uint64_t lookups = 0;             // keys that a one-sided reader had to ask the server about
   uint64_t bounced_values = 0;      // copied, since their memory is not registered
   uint64_t calls_refused = 0;       // asynchronous ones: too many were waiting
+  uint64_t lease_hits = 0;          // keys put by one-sided writes into extents that were at hand
+  uint64_t resolves = 0;            // puts asked about after their lane broke
+  uint64_t pins = 0;                // keys
 };
 
 // Where a key lives.
@@ -125,7 +140,8 @@ class Client {
   ~Client();
 
   // Per key: kOk, kExists (not replaced; the value there is kept), kInvalidArgument, kTooLarge,
-  // kBusy, kUnavailable, kDeadlineExceeded.
+  // kBusy, kUnavailable, kDeadlineExceeded. After the last two it is not known whether the value is
+  // stored; a replacement may even be stored later, over one that has begun since.
   std::vector<KeyResult> Put(std::span<const PutItem> items, const PutOptions& options = {});
   // Per key: kOk, kMiss (also: its server is away or the time ran out), kLengthMismatch,
   // kInvalidArgument. At most item.size bytes are written.
@@ -164,6 +180,11 @@ class Client {
   void ExistsAsync(std::span<const std::string_view> keys, const CallOptions& options, Done done);
   void RemoveAsync(std::span<const std::string_view> keys, const CallOptions& options, Done done);
   void TouchAsync(std::span<const std::string_view> keys, const CallOptions& options, Done done);
+  // For those who look first and load later: per key whether it is there, and for how long its
+  // value is held. A pin ends with its time or with this process's session at the server; pinning
+  // again extends it. Counts as a use, of the first key most recently. Codes per key as Exists.
+  std::vector<PinResult> Pin(std::span<const std::string_view> keys,
+                             const CallOptions& options = {});
 
   // kInvalidArgument: no memory, or overlaps a registered range.
   Result<MemoryHandle> RegisterMemory(void* data, size_t size);

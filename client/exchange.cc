@@ -1,5 +1,7 @@
 #include "client/exchange.h"
 
+#include <algorithm>
+
 #include "client/message_exchange.h"
 #include "client/one_sided_put.h"
 #include "client/one_sided_read.h"
@@ -57,8 +59,26 @@ void Exchange::TakePutCode(CallItem& item, const protocol::PutReply& reply) {
   if (reply.code == Code::kOk) Add(stats_.bytes_written, item.size);
 }
 
+bool Exchange::in_doubt() const {
+  return std::any_of(items_.begin(), items_.end(),
+                     [](const CallItem* item) { return !item->done && item->doubt.session != 0; });
+}
+
+void SettleDoubts(const CallShape& shape, const Lane& lane, std::vector<CallItem*>* items) {
+  std::erase_if(*items, [&](CallItem* item) {
+    if (item->doubt.session == 0) return false;
+    if (lane.pool() != nullptr && item->doubt.session == lane.session()) return false;
+    item->doubt = {};
+    if (!shape.replace) return false;  // the second of two COMMITs gets EXISTS
+    item->result.code = Code::kUnavailable;
+    item->done = true;
+    return true;
+  });
+}
+
 std::unique_ptr<Exchange> MakeExchange(const CallShape& shape, std::vector<CallItem*> items,
                                        StatsCounters& stats, const Lane& lane) {
+  SettleDoubts(shape, lane, &items);
   if (lane.pool() != nullptr) {
     switch (shape.type) {
       case MessageType::kGet:

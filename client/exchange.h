@@ -16,6 +16,14 @@
 
 namespace simm::client {
 
+// A put whose COMMIT left on a lane that broke before the answer came: asked about on another lane
+// of the session (RESOLVE). session 0: there is none.
+struct CommitInDoubt {
+  uint64_t session = 0;
+  uint64_t lane = 0;
+  uint64_t generation = 0;
+};
+
 // One key of a call, from the caller's arguments to its result.
 struct CallItem {
   std::string_view key;
@@ -27,6 +35,10 @@ struct CallItem {
   KeyResult result;
   bool done = false;
   bool by_message = false;  // put: the server has no room to lend; or: no bounce buffer is free
+  Hash128 parent;           // put: hints
+  uint32_t depth = 0;
+  CommitInDoubt doubt;     // put
+  uint32_t pinned_ms = 0;  // pin
 };
 
 struct CallShape {
@@ -41,7 +53,7 @@ struct CallShape {
 // A call that nothing but an answer is expected of: without one, for a cache, it is a miss.
 inline bool IsRead(protocol::MessageType type) {
   return type == protocol::MessageType::kGet || type == protocol::MessageType::kExists ||
-         type == protocol::MessageType::kTouch;
+         type == protocol::MessageType::kTouch || type == protocol::MessageType::kPin;
 }
 
 // One server's part of a call, as a state machine over one lane: posts requests or reads, puts
@@ -60,6 +72,9 @@ class Exchange : public LaneUser {
   virtual bool unsent() const = 0;
   // The caller has run out of time and will not come back: gives back what the server has granted.
   virtual void GiveUp() {}
+  // What has become of some items can be asked over another lane of the session: worth one more
+  // although this one was heard.
+  bool in_doubt() const;
 
   bool failed() const { return closed_; }
   const Status& failure() const { return failure_; }
@@ -102,6 +117,11 @@ class Exchange : public LaneUser {
   std::vector<const CallItem*> corrupt_items_;
   std::unique_ptr<BounceBuffer> bounce_;
 };
+
+// Of puts in doubt that cannot be asked about over this lane (another session, or messages only):
+// those that must not be written twice are answered kUnavailable and leave `items`, the others
+// start anew.
+void SettleDoubts(const CallShape& shape, const Lane& lane, std::vector<CallItem*>* items);
 
 // The exchange for this call over a lane of this kind.
 std::unique_ptr<Exchange> MakeExchange(const CallShape& shape, std::vector<CallItem*> items,

@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "common/base/limits.h"
@@ -17,6 +18,13 @@ class IgnoreCompletion final : public transport::Completion {
   void OnComplete(const Status&) override {}
 };
 IgnoreCompletion ignore_completion;
+
+constexpr int kGoodbyeSteps = 4;
+
+uint64_t NextTag() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
 
 }  // namespace
 
@@ -46,13 +54,40 @@ ByteSpan TouchBuffer::Take(Instant now, protocol::MessageBuffer& out) {
 
 Lane::Lane(std::unique_ptr<transport::Connection> connection, uint64_t session,
            std::shared_ptr<const PoolAccess> pool)
-    : connection_(std::move(connection)), session_(session), pool_(std::move(pool)) {
+    : connection_(std::move(connection)),
+      session_(session),
+      pool_(std::move(pool)),
+      tag_(NextTag()) {
   connection_->Start(this);
 }
 
 Lane::~Lane() {
   user_ = nullptr;
+  Close();
+  // Even behind a goodbye: the server may have closed the lane before it came to it.
+  if (pool_ == nullptr || pool_->lost == nullptr) return;
+  if (leasing_) pool_->lost->Add(tag_);
+  for (const uint64_t tag : disowning_) pool_->lost->Add(tag);
+}
+
+void Lane::Close() {
+  if (leasing_ || !disowning_.empty()) SayGoodbye();
   connection_->Close();
+}
+
+// In order behind all that was asked and written, a LEASE that is not answered yet included.
+void Lane::SayGoodbye() {
+  if (connection_->closed()) return;
+  protocol::MessageBuffer buffer;
+  transport::WorkItem item;
+  item.message.request_id = NextRequestId();
+  item.message.body = protocol::Encode(protocol::ReturnRequest{}, buffer);
+  item.completion = &goodbye_;
+  if (!connection_->Post({&item, 1}).ok()) return;
+  // Never waits: what does not leave at once is made up for by the next lane.
+  for (int i = 0; i < kGoodbyeSteps && !goodbye_.over; ++i) {
+    if (!connection_->Progress()) return;
+  }
 }
 
 void Lane::Attach(LaneUser* user) {
@@ -96,10 +131,48 @@ void Lane::Send(ByteSpan body) {
   (void)connection_->Post({&item, 1});  // a closed lane has told its user
 }
 
-void Lane::Return(uint64_t lease, const std::vector<protocol::LeaseRange>& ranges) {
-  if (ranges.empty() || connection_->closed()) return;
+void Lane::Return(const LeaseKeeper::Returns& returns) {
+  if (connection_->closed()) return;
   protocol::MessageBuffer buffer;
-  Send(protocol::Encode(protocol::ReturnRequest{lease, ranges}, buffer));
+  for (const protocol::ReturnRequest& request : returns) Send(protocol::Encode(request, buffer));
+}
+
+bool Lane::ReturnIdle() {
+  const LeaseKeeper::Returns returns = leases_.TakeAll();
+  Return(returns);
+  return !returns.empty();
+}
+
+void Lane::KeepOrReturn(const GrantedExtent& extent, Instant now) {
+  if (leases_.Keep(extent, now)) return;
+  Return(
+      {{.lease = extent.lease, .ranges = {{extent.offset, extent.generation, extent.bytes, 1}}}});
+}
+
+void Lane::DisownLost() {
+  if (pool_ == nullptr || pool_->lost == nullptr || pool_->lost->empty()) return;
+  LeaseKeeper::Returns returns;
+  for (const uint64_t tag : pool_->lost->Take()) {
+    returns.push_back({.ranges = {}, .lane_tag = tag});
+    disowning_.push_back(tag);
+  }
+  Return(returns);
+  protocol::MessageBuffer buffer;
+  Send(protocol::EncodePing({.nonce = 0}, buffer));
+  disown_echo_ = last_request_id_;
+}
+
+void Lane::TendIfDue(Instant now) {
+  if (pool_ == nullptr || now - tended_ < limits::kLaneTending) return;
+  if (!leases_.empty() || (pool_->lost != nullptr && !pool_->lost->empty())) Tend(now);
+}
+
+void Lane::Tend(Instant now) {
+  tended_ = now;
+  if (!connection_->Progress()) return;
+  DisownLost();
+  Return(leases_.TakeUnused(now));
+  connection_->Progress();
 }
 
 void Lane::SendTouches(Instant now) {
@@ -132,15 +205,18 @@ bool Lane::Drain(Duration timeout, uint64_t max_bytes) {
 
 transport::PayloadTarget Lane::OnMessage(uint64_t request_id, ByteSpan body,
                                          uint64_t payload_bytes) {
+  // Answers come in order: what was said before has been heard.
+  if (request_id >= disown_echo_) disowning_.clear();
+  if (TakeOwn(request_id, body)) {
+    discarding_ = true;
+    return {};
+  }
   const auto type = protocol::TypeOf(body);
-  // A server short of memory asks for idle leases back. A lane keeps none: those of a call under
-  // way end with its commits.
-  const bool recall = type.ok() && *type == protocol::MessageType::kRecall;
   // An echo that comes late, after whoever waited for it has gone.
   const bool pong = type.ok() && *type == protocol::MessageType::kPong;
-  if (user_ == nullptr || recall || pong) {
+  if (user_ == nullptr || pong) {
     discarding_ = true;
-    if (!recall) OnUnclaimed(request_id, body);
+    OnUnclaimed(request_id, body);
     return {};
   }
   discarding_ = false;
@@ -152,12 +228,36 @@ transport::PayloadTarget Lane::OnMessage(uint64_t request_id, ByteSpan body,
   return *target;
 }
 
+// What is the lane's affair, whoever uses it: answers to LEASEs that nobody waits for, and recalls.
+// A server short of memory asks for a lease back: what lies idle of it is returned; what a call has
+// taken out of it ends with its COMMITs.
+bool Lane::TakeOwn(uint64_t request_id, ByteSpan body) {
+  if (pool_ == nullptr) return false;
+  if (leases_.Awaits(request_id)) {
+    protocol::LeaseReply reply;
+    Status taken = protocol::Decode(body, &reply);
+    if (taken.ok()) taken = leases_.OnReply(request_id, reply, MonotonicClock::Get().Now());
+    if (!taken.ok()) {
+      connection_->Close();
+      return true;
+    }
+    id_ = reply.lane;
+    return true;
+  }
+  protocol::Recall recall;
+  if (!protocol::Decode(body, &recall).ok()) return false;
+  Return(leases_.TakeLease(recall.lease));
+  return true;
+}
+
 // An answer to a call that has run out of time.
 void Lane::OnUnclaimed(uint64_t request_id, ByteSpan body) {
   protocol::Ping pong;
   if (request_id == awaited_pong_ && protocol::Decode(body, &pong).ok()) awaited_pong_ = 0;
   protocol::LeaseReply lease;
-  if (pool_ != nullptr && protocol::Decode(body, &lease).ok()) Return(lease.lease, lease.ranges);
+  if (pool_ == nullptr || !protocol::Decode(body, &lease).ok()) return;
+  id_ = lease.lane;
+  if (!lease.ranges.empty()) Return({{.lease = lease.lease, .ranges = lease.ranges}});
 }
 
 void Lane::OnPayload(ByteSpan landed) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "client/lease_keeper.h"
 #include "client/pool_access.h"
 #include "common/protocol/messages.h"
 #include "common/transport/transport.h"
@@ -49,6 +50,10 @@ class TouchBuffer {
 };
 
 // One data connection to one server, used by one call at a time. Thread-compatible.
+//
+// Extents that it keeps at hand (leases()) go back to the server when they have lain unused, on
+// RECALL, and when the lane is destroyed while its connection is open: all that the lane holds goes
+// with one word. What a lane that broke has held, the next lane to that server disowns.
 class Lane final : public transport::Receiver {
  public:
   // Values of one step of a one-sided batch at most, in keys.
@@ -76,6 +81,18 @@ class Lane final : public transport::Receiver {
   // No message has left for as long as a session may be silent between keepalives.
   bool KeepaliveDue(Instant now);
   TouchBuffer& touches() { return touches_; }
+  LeaseKeeper& leases() { return leases_; }
+  // The server's name of this lane, 0 before its first LEASE was answered.
+  uint64_t id() const { return id_; }
+  // For LEASEs: what the lane is disowned by, unique in this process. From the first one on the
+  // server may hold extents for this lane.
+  uint64_t TagForLease() {
+    leasing_ = true;
+    return tag_;
+  }
+  void SetId(uint64_t id) { id_ = id; }
+  // Closes; what the lane holds is given back first, if that can be said without waiting.
+  void Close();
 
   void Attach(LaneUser* user);
   // The user's memory is its own again; later arrivals are discarded.
@@ -86,7 +103,17 @@ class Lane final : public transport::Receiver {
   // first; the lane is to be closed.
   bool Drain(Duration timeout, uint64_t max_bytes);
   // Gives granted extents back to the server.
-  void Return(uint64_t lease, const std::vector<protocol::LeaseRange>& ranges);
+  void Return(const LeaseKeeper::Returns& returns);
+  // The same for all that is kept at hand; false: there was nothing.
+  bool ReturnIdle();
+  // For an extent that nothing was written to: keeps it at hand or gives it back.
+  void KeepOrReturn(const GrantedExtent& extent, Instant now);
+  // Disowns what lanes that broke have held.
+  void DisownLost();
+  // Of an idle lane, called often: Tend, every limits::kLaneTending, if there is something to do.
+  void TendIfDue(Instant now);
+  // Answers recalls, gives back what has not been used for long, disowns. Never waits.
+  void Tend(Instant now);
   // Sends the touches that have waited for long enough.
   void SendTouches(Instant now);
 
@@ -99,6 +126,8 @@ class Lane final : public transport::Receiver {
  private:
   void Send(ByteSpan body);
   void OnUnclaimed(uint64_t request_id, ByteSpan body);
+  bool TakeOwn(uint64_t request_id, ByteSpan body);
+  void SayGoodbye();
 
   // Outlive the connection, which may write to it until it is closed.
   std::unique_ptr<protocol::ReadScratch[]> scratch_;
@@ -115,6 +144,17 @@ class Lane final : public transport::Receiver {
   uint64_t messages_seen_ = 0;
   Instant last_message_;
   TouchBuffer touches_;
+  LeaseKeeper leases_;
+  uint64_t id_ = 0;
+  const uint64_t tag_;
+  bool leasing_ = false;
+  std::vector<uint64_t> disowning_;  // said, and not known to have been heard
+  uint64_t disown_echo_ = 0;         // the ping behind that
+  Instant tended_;
+  struct Goodbye final : transport::Completion {
+    void OnComplete(const Status&) override { over = true; }
+    bool over = false;
+  } goodbye_;
 };
 
 }  // namespace simm::client

@@ -79,6 +79,7 @@ protocol::KeysRequest MessageExchange::KeysOf(const Request& request) const {
 }
 
 Status MessageExchange::Begin(Lane& lane) {
+  if (requests_.empty()) return Status::Ok();
   for (Request& request : requests_) request.id = lane.NextRequestId();
   Add(stats_.requests, requests_.size());
   Add(stats_.round_trips);
@@ -111,6 +112,8 @@ Status MessageExchange::PostPuts(Lane& lane) {
     message.mode = shape_.replace ? 1 : 0;
     message.namespace_id = shape_.namespace_id;
     message.value_bytes = static_cast<uint32_t>(item.size);
+    message.depth = item.depth;
+    message.parent = item.parent;
     message.map = shape_.map;
     message.key = item.key;
     const ByteSpan body = protocol::Encode(message, buffer);
@@ -144,8 +147,9 @@ Result<transport::PayloadTarget> MessageExchange::OnReplyBegin(uint64_t request_
   landing_ = nullptr;
   if (shape_.type == MessageType::kGet) return BeginRecord(*request, body, payload_bytes);
   if (payload_bytes != 0) return Refused("payload where none belongs");
-  const Status taken = shape_.type == MessageType::kPut ? TakePutReply(*request, body)
-                                                        : TakeKeysReply(*request, body);
+  const Status taken = shape_.type == MessageType::kPut   ? TakePutReply(*request, body)
+                       : shape_.type == MessageType::kPin ? TakePinReply(*request, body)
+                                                          : TakeKeysReply(*request, body);
   if (!taken.ok()) return taken;
   return transport::PayloadTarget{};
 }
@@ -233,6 +237,21 @@ Status MessageExchange::TakeKeysReply(Request& request, ByteSpan body) {
   if (reply.codes.size() != request.end - request.begin) return Refused("another number of keys");
   for (size_t i = 0; i < reply.codes.size(); ++i) {
     if (reply.codes[i] != Code::kWrongOwner) Finish(*items_[request.begin + i], reply.codes[i], 0);
+  }
+  return Status::Ok();
+}
+
+Status MessageExchange::TakePinReply(Request& request, ByteSpan body) {
+  protocol::PinReply reply;
+  SIMM_RETURN_IF_ERROR(protocol::Decode(body, &reply));
+  heard_ = true;
+  if (reply.pinned_ms.size() != request.end - request.begin)
+    return Refused("another number of keys");
+  for (size_t i = 0; i < reply.pinned_ms.size(); ++i) {
+    CallItem& item = *items_[request.begin + i];
+    const auto& [code, pinned_ms] = reply.pinned_ms[i];
+    item.pinned_ms = pinned_ms;
+    if (code != Code::kWrongOwner) Finish(item, code, 0);
   }
   return Status::Ok();
 }

@@ -55,6 +55,7 @@ class MessageExchange final : public Exchange, private transport::Completion {
   Status EndRecord(Request& request);
   Status TakeKeysReply(Request& request, ByteSpan body);
   Status TakePutReply(Request& request, ByteSpan body);
+  Status TakePinReply(Request& request, ByteSpan body);
 
   std::vector<Request> requests_;  // in the order sent
   size_t answered_ = 0;

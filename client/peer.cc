@@ -143,8 +143,7 @@ void Peer::ReleaseLate(std::unique_ptr<Lane> lane) {
   // std::function wants copyable captures.
   auto holder = std::make_shared<std::unique_ptr<Lane>>(std::move(lane));
   env_.tasks.Run([self = shared_from_this(), holder] {
-    if (!(*holder)->Drain(limits::kConnectTimeout, limits::kDrainBytes))
-      (*holder)->connection().Close();
+    if (!(*holder)->Drain(limits::kConnectTimeout, limits::kDrainBytes)) (*holder)->Close();
     self->Release(std::move(*holder));
   });
 }
@@ -195,6 +194,7 @@ Peer::Way Peer::MakeWay(transport::Transport& transport, const rpc::TransportOff
   for (const auto& chunk : offer.data)
     pool->data.chunks.push_back({chunk.offset, chunk.length, chunk.key});
   pool->locations = env_.locations;
+  pool->lost = lost_lanes_;
   if (transport.capabilities().needs_registration) {
     pool->registrar = &transport;
     pool->bounce = env_.bounce;
@@ -458,6 +458,8 @@ void Peer::Keepalive() {
 void Peer::Maintain(Instant now) {
   MutexLock lock(mutex_);
   if (retired_) return;
+  // A few system calls for each lane that keeps leases, and rarely.
+  for (auto& lane : roads_[kOneSided].idle) lane->TendIfDue(now);
   if (breaker_open_) {
     if (healing_ || now < next_heal_) return;
     healing_ = true;

@@ -150,6 +150,7 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   mutable Mutex mutex_;
   std::array<Road, 2> roads_ SIMM_GUARDED_BY(mutex_);
   bool prefer_one_sided_ SIMM_GUARDED_BY(mutex_);
+  const std::shared_ptr<LostLanes> lost_lanes_ = std::make_shared<LostLanes>();
   std::optional<Bond> session_ SIMM_GUARDED_BY(mutex_);
   Instant session_used_ SIMM_GUARDED_BY(mutex_);
   bool breaker_open_ SIMM_GUARDED_BY(mutex_) = false;

@@ -1,5 +1,7 @@
 #include "client/pool_access.h"
 
+#include "common/base/limits.h"
+
 namespace simm::client {
 
 std::optional<protocol::CachedLocation> LocationCache::Find(const Id128& boot,
@@ -26,6 +28,21 @@ uint32_t PoolAccess::SlotAt(uint64_t offset) const {
   const uint64_t at = offset - view.buckets_offset;
   return static_cast<uint32_t>(at / protocol::kBucketBytes * protocol::kSlotsPerBucket +
                                at % protocol::kBucketBytes / protocol::kSlotBytes - 1);
+}
+
+void LostLanes::Add(uint64_t tag) {
+  MutexLock lock(mutex_);
+  if (tags_.size() == limits::kMaxLostLanes) tags_.pop_front();
+  tags_.push_back(tag);
+  count_.store(tags_.size(), std::memory_order_relaxed);
+}
+
+std::vector<uint64_t> LostLanes::Take() {
+  MutexLock lock(mutex_);
+  std::vector<uint64_t> tags(tags_.begin(), tags_.end());
+  tags_.clear();
+  count_.store(0, std::memory_order_relaxed);
+  return tags;
 }
 
 }  // namespace simm::client

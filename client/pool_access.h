@@ -1,7 +1,9 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -38,6 +40,23 @@ class LocationCache {
   std::vector<Entry> entries_;
 };
 
+// Lanes to one server that broke before they had given back what they held. Where the server cannot
+// cut this process off (shared memory) it waits for a word that nothing is written there any more;
+// the next lane says it. Of bounded number: the oldest are forgotten, and stay granted until this
+// process ends. Thread-safe.
+class LostLanes {
+ public:
+  // The connection of the lane of this tag is closed: none of its copies goes on.
+  void Add(uint64_t tag);
+  std::vector<uint64_t> Take();
+  bool empty() const { return count_.load(std::memory_order_relaxed) == 0; }
+
+ private:
+  mutable Mutex mutex_;
+  std::deque<uint64_t> tags_ SIMM_GUARDED_BY(mutex_);
+  std::atomic<size_t> count_{0};
+};
+
 // What one-sided readers and writers know of a data server's pool; from its handshake. Immutable
 // but for the cache.
 struct PoolAccess {
@@ -51,6 +70,7 @@ struct PoolAccess {
   // that lie elsewhere.
   transport::Transport* registrar = nullptr;
   BouncePool* bounce = nullptr;
+  std::shared_ptr<LostLanes> lost;  // of the same start of the server; may be missing
 
   // The number of the slot at this offset of the index, as touches name it.
   uint32_t SlotAt(uint64_t offset) const;

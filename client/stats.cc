@@ -31,6 +31,9 @@ ClientStats StatsCounters::Snapshot() const {
   s.lookups = lookups.load();
   s.bounced_values = bounced_values.load();
   s.calls_refused = calls_refused.load();
+  s.lease_hits = lease_hits.load();
+  s.resolves = resolves.load();
+  s.pins = pins.load();
   return s;
 }
 

@@ -128,7 +128,8 @@ void DataService::Drive(Worker& worker, int fd) {
 
 void DataService::Tick(Worker& worker) {
   if (&worker == workers_[0].get()) {
-    context_.sessions.Expire();
+    const bool ended = context_.sessions.Expire() > 0;
+    if (context_.one_sided != nullptr && ended) context_.one_sided->EndPins(context_.sessions);
     if (context_.one_sided != nullptr) context_.one_sided->Tick(context_.clock.Now());
     for (const auto& acceptor : acceptors_) workers_[0]->loop.Change(acceptor->PollFd(), POLLIN);
   }

@@ -18,6 +18,7 @@ void LeaseTable::Charge(const LaneRef& lane, uint64_t bytes, uint64_t extents) {
   LaneBooks& books = lanes_[lane.lane];
   books.bytes += bytes;
   books.process = lane.process;
+  books.tag = lane.tag;
   if (lane.process) process_bytes_[lane.process->Name()] += bytes;
   bytes_ += bytes;
   extents_ += extents;
@@ -39,8 +40,30 @@ void LeaseTable::Discharge(uint64_t lane, uint64_t bytes, uint64_t extents) {
   if (it->second.bytes == 0 && it->second.leases.empty()) lanes_.erase(it);
 }
 
-LeaseTable::Admission LeaseTable::Admit(const LaneRef& lane, uint64_t bytes, uint32_t count) {
+// Only what leaves room for puts that cannot wait.
+uint32_t LeaseTable::AdmitAhead(const LaneRef& lane, uint64_t bytes, uint32_t ahead) {
+  uint64_t n = std::min<uint64_t>(ahead, limits::kMaxLeaseExtents);
+  n = std::min(n, Left(pool_bytes_ / limits::kLeaseShare, bytes_) / bytes);
+  n = std::min(n, Left(max_extents_ / 2, extents_));
+  if (lane.process) {
+    const auto it = process_bytes_.find(lane.process->Name());
+    const uint64_t used = it == process_bytes_.end() ? 0 : it->second;
+    n = std::min(n, Left(pool_bytes_ / limits::kProcessAheadShare, used) / bytes);
+  }
+  const auto books = lanes_.find(lane.lane);
+  if (books != lanes_.end() && books->second.leases.size() >= limits::kMaxLeasesPerLane / 2) n = 0;
+  if (n > 0) Charge(lane, n * bytes, n);
+  return static_cast<uint32_t>(n);
+}
+
+LeaseTable::Admission LeaseTable::Admit(const LaneRef& lane, uint64_t bytes, uint32_t count,
+                                        uint32_t ahead) {
   MutexLock lock(mutex_);
+  count -= ahead;
+  if (count == 0) {
+    const uint32_t n = AdmitAhead(lane, bytes, ahead);
+    return {n > 0 ? Code::kOk : Code::kBusy, n};
+  }
   const auto books = lanes_.find(lane.lane);
   const uint64_t held = books == lanes_.end() ? 0 : books->second.bytes;
   if (books != lanes_.end() && books->second.leases.size() >= limits::kMaxLeasesPerLane) {
@@ -64,7 +87,29 @@ LeaseTable::Admission LeaseTable::Admit(const LaneRef& lane, uint64_t bytes, uin
     return {Code::kBusy, 0};
   }
   Charge(lane, n * bytes, n);
+  const bool all = n == count;
+  if (all && ahead > 0) n += AdmitAhead(lane, bytes, ahead);
   return {Code::kOk, static_cast<uint32_t>(n)};
+}
+
+LeaseTable::Recorded LeaseTable::Record(const LaneRef& lane, const LeasedExtent& extent) {
+  protocol::LeaseRecord record;
+  record.generation = extent.generation;
+  record.offset = extent.offset;
+  record.bytes = extent.bytes;
+  record.session = lane.session;
+  record.lane = lane.lane;
+  if (lane.process) {
+    const transport::PeerProcess::Identity identity = lane.process->identity();
+    record.owner_pid = identity.pid;
+    record.owner_start_time = identity.start_time;
+  }
+  return {extent, records_.Write(record)};
+}
+
+LeasedExtent LeaseTable::Unrecord(const Recorded& recorded) {
+  records_.Clear(recorded.record);
+  return recorded.extent;
 }
 
 uint64_t LeaseTable::Fill(const LaneRef& lane, uint64_t bytes, uint32_t admitted,
@@ -76,7 +121,8 @@ uint64_t LeaseTable::Fill(const LaneRef& lane, uint64_t bytes, uint32_t admitted
     Lease& lease = leases_[id];
     lease.lane = lane.lane;
     lease.bytes = bytes;
-    for (const LeasedExtent& extent : granted) lease.extents[extent.generation] = extent;
+    for (const LeasedExtent& extent : granted)
+      lease.extents[extent.generation] = Record(lane, extent);
     lease.touched = now;
     lease.beyond_share = bytes_ > pool_bytes_ / limits::kLeaseShare;
     lanes_[lane.lane].leases.insert(id);
@@ -107,8 +153,8 @@ LeaseTable::Held LeaseTable::Take(uint64_t lane, uint64_t lease, uint64_t genera
   if (it == leases_.end() || it->second.lane != lane) return Held::kNone;
   const auto extent = it->second.extents.find(generation);
   if (extent == it->second.extents.end()) return Held::kNone;
-  if (extent->second.offset != offset) return Held::kMismatch;
-  *out = extent->second;
+  if (extent->second.extent.offset != offset) return Held::kMismatch;
+  *out = Unrecord(extent->second);
   it->second.extents.erase(extent);
   Touch(it->second, now);
   Discharge(lane, out->bytes, 1);
@@ -144,14 +190,15 @@ Result<std::vector<LeasedExtent>> LeaseTable::TakeRanges(
          at != extents.end() && at->first < end; ++at) {
       const uint64_t offset =
           range.offset + (at->first - range.first_generation) * range.extent_bytes;
-      if (range.extent_bytes != at->second.bytes || offset != at->second.offset) return garbage;
+      const LeasedExtent& extent = at->second.extent;
+      if (range.extent_bytes != extent.bytes || offset != extent.offset) return garbage;
     }
   }
   for (const protocol::LeaseRange& range : ranges) {
     const uint64_t end = range.first_generation + range.count;
     for (auto at = extents.lower_bound(range.first_generation);
          at != extents.end() && at->first < end;) {
-      taken.push_back(at->second);
+      taken.push_back(Unrecord(at->second));
       at = extents.erase(at);
     }
   }
@@ -161,32 +208,86 @@ Result<std::vector<LeasedExtent>> LeaseTable::TakeRanges(
   return taken;
 }
 
-std::vector<LeasedExtent> LeaseTable::EndLane(const LaneRef& lane) {
-  MutexLock lock(mutex_);
-  std::vector<LeasedExtent> extents;
-  const auto books = lanes_.find(lane.lane);
-  if (books == lanes_.end()) return extents;
-  const std::set<uint64_t> ended = books->second.leases;
-  uint64_t bytes = 0;
-  for (const uint64_t id : ended) {
+std::vector<LeaseTable::Recorded> LeaseTable::TakeLeases(LaneBooks& books) {
+  std::vector<Recorded> extents;
+  for (const uint64_t id : books.leases) {
     const auto it = leases_.find(id);
-    for (const auto& [generation, extent] : it->second.extents) {
-      extents.push_back(extent);
-      bytes += extent.bytes;
-    }
+    for (const auto& [generation, recorded] : it->second.extents) extents.push_back(recorded);
     leases_.erase(it);
   }
-  books->second.leases.clear();
-  if (!lane.process) {
+  books.leases.clear();
+  return extents;
+}
+
+bool LeaseTable::TakeDisowned(const std::string& process, uint64_t tag) {
+  const auto it = std::find(disowned_.begin(), disowned_.end(), std::pair(process, tag));
+  if (it == disowned_.end()) return false;
+  disowned_.erase(it);
+  return true;
+}
+
+std::vector<LeasedExtent> LeaseTable::EndLane(const LaneRef& lane) {
+  MutexLock lock(mutex_);
+  std::vector<LeasedExtent> ended;
+  const auto books = lanes_.find(lane.lane);
+  if (books == lanes_.end()) return ended;
+  const uint64_t tag = books->second.tag;
+  const bool disowned = lane.process && TakeDisowned(lane.process->Name(), tag);
+  std::vector<Recorded> extents = TakeLeases(books->second);
+  uint64_t bytes = 0;
+  for (const Recorded& recorded : extents) bytes += recorded.extent.bytes;
+  if (!lane.process || disowned) {
+    for (const Recorded& recorded : extents) ended.push_back(Unrecord(recorded));
     Discharge(lane.lane, bytes, extents.size());
-    return extents;
+    return ended;
   }
   // Still charged to process and pool.
   lanes_.erase(books);
-  if (extents.empty()) return extents;
+  if (extents.empty()) return ended;
   orphan_bytes_ += bytes;
-  orphans_.push_back({lane.process, std::move(extents)});
-  return {};
+  orphans_.push_back({tag, lane.process, std::move(extents)});
+  return ended;
+}
+
+void LeaseTable::TakeOrphans(const Orphans& orphans, std::vector<LeasedExtent>* taken) {
+  uint64_t bytes = 0;
+  for (const Recorded& recorded : orphans.extents) {
+    bytes += recorded.extent.bytes;
+    taken->push_back(Unrecord(recorded));
+  }
+  DischargeProcess(*orphans.process, bytes);
+  bytes_ -= bytes;
+  orphan_bytes_ -= bytes;
+  extents_ -= orphans.extents.size();
+}
+
+std::vector<LeasedExtent> LeaseTable::Disown(const LaneRef& sender, uint64_t tag) {
+  MutexLock lock(mutex_);
+  std::vector<LeasedExtent> taken;
+  if (tag == 0) {
+    const auto books = lanes_.find(sender.lane);
+    if (books == lanes_.end()) return taken;
+    const std::vector<Recorded> extents = TakeLeases(books->second);
+    uint64_t bytes = 0;
+    for (const Recorded& recorded : extents) {
+      bytes += recorded.extent.bytes;
+      taken.push_back(Unrecord(recorded));
+    }
+    Discharge(sender.lane, bytes, extents.size());
+    return taken;
+  }
+  if (!sender.process) return taken;
+  const std::string name = sender.process->Name();
+  for (auto it = orphans_.begin(); it != orphans_.end(); ++it) {
+    if (it->tag != tag || it->process->Name() != name) continue;
+    TakeOrphans(*it, &taken);
+    orphans_.erase(it);
+    return taken;
+  }
+  // Its lane has not ended here yet; what was asked on it may not even have been read.
+  if (disowned_.size() == limits::kMaxDisowned) disowned_.pop_front();
+  disowned_.emplace_back(name, tag);
+  return taken;
 }
 
 std::vector<LeasedExtent> LeaseTable::TakeEnded() {
@@ -207,13 +308,7 @@ std::vector<LeasedExtent> LeaseTable::TakeEnded() {
       ++it;
       continue;
     }
-    uint64_t bytes = 0;
-    for (const LeasedExtent& extent : it->extents) bytes += extent.bytes;
-    DischargeProcess(*it->process, bytes);
-    bytes_ -= bytes;
-    orphan_bytes_ -= bytes;
-    extents_ -= it->extents.size();
-    taken.insert(taken.end(), it->extents.begin(), it->extents.end());
+    TakeOrphans(*it, &taken);
     it = orphans_.erase(it);
   }
   return taken;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <list>
 #include <map>
 #include <memory>
@@ -15,6 +16,7 @@
 #include "common/base/status.h"
 #include "common/protocol/messages.h"
 #include "common/transport/transport.h"
+#include "dataserver/lease_records.h"
 #include "dataserver/pool.h"
 
 namespace simm::dataserver {
@@ -25,12 +27,15 @@ namespace simm::dataserver {
 //
 // Invariants: an extent is in at most one lease; a lease ends because its extents are taken out by
 // COMMIT or RETURN or by the end of its lane, never by time. Extents of a lane whose process could
-// not be cut off outlive it as orphans, until that process has ended.
+// not be cut off outlive it as orphans, until that process has ended or has disowned the lane. What
+// is in a lease or an orphan has a record in the index file.
 class LeaseTable {
  public:
   struct LaneRef {
     uint64_t lane = 0;
     std::shared_ptr<transport::PeerProcess> process;  // of peers that cannot be cut off
+    uint64_t session = 0;
+    uint64_t tag = 0;  // the client's name of it
   };
   struct Admission {
     Code code = Code::kBusy;
@@ -44,14 +49,16 @@ class LeaseTable {
     uint64_t leases = 0;  // without orphans
   };
 
-  LeaseTable(uint64_t pool_bytes, uint64_t max_extents)
-      : pool_bytes_(pool_bytes), max_extents_(max_extents) {}
+  // `records`: the area of the index file, borrowed; empty: nothing is recorded.
+  LeaseTable(uint64_t pool_bytes, uint64_t max_extents, MutableByteSpan records = {})
+      : pool_bytes_(pool_bytes), max_extents_(max_extents), records_(records) {}
 
-  // Reserves room for up to `count` extents of `bytes`; Fill follows when it is kOk. All clients
-  // together hold 1 % of the pool; beyond it a lane holds at most 64 MiB or one extent, and all
-  // together an eighth of the pool or one extent. kBusy: later. kFailedPrecondition: the process
-  // holds its own 1 %: it uses another transport.
-  Admission Admit(const LaneRef& lane, uint64_t bytes, uint32_t count);
+  // Reserves room for up to `count` extents of `bytes`, of which `ahead` are not needed at once;
+  // Fill follows when it is kOk. All clients together hold 1 % of the pool; beyond it a lane holds
+  // at most 64 MiB or one extent, and all together an eighth of the pool or one extent. What is
+  // asked for ahead stays within the 1 %, half a process's own share and half the records. kBusy:
+  // later. kFailedPrecondition: the process holds its own 1 %: it uses another transport.
+  Admission Admit(const LaneRef& lane, uint64_t bytes, uint32_t count, uint32_t ahead = 0);
   // Ends an admission of `admitted` extents with those that could be granted; the id of the lease,
   // 0 when there are none.
   uint64_t Fill(const LaneRef& lane, uint64_t bytes, uint32_t admitted,
@@ -66,6 +73,9 @@ class LeaseTable {
   Result<std::vector<LeasedExtent>> TakeRanges(uint64_t lane, uint64_t lease,
                                                std::span<const protocol::LeaseRange> ranges,
                                                Instant now);
+  // For a RETURN of a whole lane: of the sender's own (0), all that it holds; of the one that the
+  // same process has named so, what it has left behind or, not ended yet, will leave behind.
+  std::vector<LeasedExtent> Disown(const LaneRef& sender, uint64_t tag);
   // The lane has been closed: takes out what can be freed, which is nothing where its process can
   // still write.
   std::vector<LeasedExtent> EndLane(const LaneRef& lane);
@@ -83,10 +93,14 @@ class LeaseTable {
   Totals totals() const;
 
  private:
+  struct Recorded {
+    LeasedExtent extent;
+    uint32_t record = LeaseRecords::kNone;
+  };
   struct Lease {
     uint64_t lane = 0;
-    uint64_t bytes = 0;                        // of each extent
-    std::map<uint64_t, LeasedExtent> extents;  // by generation
+    uint64_t bytes = 0;                    // of each extent
+    std::map<uint64_t, Recorded> extents;  // by generation
     Instant touched;
     bool beyond_share = false;
     bool recalled = false;
@@ -96,26 +110,37 @@ class LeaseTable {
     uint64_t bytes = 0;
     std::set<uint64_t> leases;
     std::shared_ptr<transport::PeerProcess> process;
+    uint64_t tag = 0;
   };
   struct Orphans {
+    uint64_t tag = 0;
     std::shared_ptr<transport::PeerProcess> process;
-    std::vector<LeasedExtent> extents;
+    std::vector<Recorded> extents;
   };
 
   void Charge(const LaneRef& lane, uint64_t bytes, uint64_t extents) SIMM_REQUIRES(mutex_);
   void Discharge(uint64_t lane, uint64_t bytes, uint64_t extents) SIMM_REQUIRES(mutex_);
   void DischargeProcess(const transport::PeerProcess& process, uint64_t bytes)
       SIMM_REQUIRES(mutex_);
+  uint32_t AdmitAhead(const LaneRef& lane, uint64_t bytes, uint32_t ahead) SIMM_REQUIRES(mutex_);
   void Touch(Lease& lease, Instant now) SIMM_REQUIRES(mutex_);
+  Recorded Record(const LaneRef& lane, const LeasedExtent& extent) SIMM_REQUIRES(mutex_);
+  LeasedExtent Unrecord(const Recorded& recorded) SIMM_REQUIRES(mutex_);
+  std::vector<Recorded> TakeLeases(LaneBooks& books) SIMM_REQUIRES(mutex_);
+  bool TakeDisowned(const std::string& process, uint64_t tag) SIMM_REQUIRES(mutex_);
+  void TakeOrphans(const Orphans& orphans, std::vector<LeasedExtent>* taken) SIMM_REQUIRES(mutex_);
   void DropIfEmpty(std::map<uint64_t, Lease>::iterator it) SIMM_REQUIRES(mutex_);
   bool Plausible(const protocol::LeaseRange& range) const;
 
   const uint64_t pool_bytes_;
   const uint64_t max_extents_;
   mutable Mutex mutex_;
+  LeaseRecords records_ SIMM_GUARDED_BY(mutex_);
   std::map<uint64_t, Lease> leases_ SIMM_GUARDED_BY(mutex_);  // by id, hence by age
   std::unordered_map<uint64_t, LaneBooks> lanes_ SIMM_GUARDED_BY(mutex_);
   std::unordered_map<std::string, uint64_t> process_bytes_ SIMM_GUARDED_BY(mutex_);
+  // Lanes that are still to end here, oldest first; {process, tag}.
+  std::deque<std::pair<std::string, uint64_t>> disowned_ SIMM_GUARDED_BY(mutex_);
   std::list<Orphans> orphans_ SIMM_GUARDED_BY(mutex_);
   uint64_t last_lease_ SIMM_GUARDED_BY(mutex_) = 0;
   uint64_t bytes_ SIMM_GUARDED_BY(mutex_) = 0;

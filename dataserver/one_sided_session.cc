@@ -122,17 +122,22 @@ uint64_t OneSidedSession::GrantLease(const protocol::LeaseRequest& request, uint
 Result<ByteSpan> OneSidedSession::Lease(ByteSpan body, Instant now, MessageBuffer& buffer) {
   protocol::LeaseRequest request;
   SIMM_RETURN_IF_ERROR(protocol::Decode(body, &request));
+  lane_tag_ = request.lane_tag;
   protocol::LeaseReply reply = {.code = Code::kOk, .lane = lane_->id, .ranges = {}};
   if (request.extent_bytes % protocol::kExtentAlign != 0) {
     reply.code = Code::kInvalidArgument;
   } else if (request.extent_bytes > pool_.geometry().data_bytes) {
     reply.code = Code::kTooLarge;
   } else {
-    const auto admission = state_.leases.Admit(Ref(), request.extent_bytes, request.count);
+    // What is wanted ahead must not make a pool that is short of room any shorter.
+    const uint32_t ahead = request.ahead > 0 && !pool_.IsShort() ? request.ahead : 0;
+    const uint32_t count = request.count - request.ahead + ahead;
+    LeaseTable::Admission admission;
+    if (count > 0) admission = state_.leases.Admit(Ref(), request.extent_bytes, count, ahead);
     reply.code = admission.code;
     if (reply.code == Code::kOk) reply.lease = GrantLease(request, admission.count, now, &reply);
   }
-  if (reply.code != Code::kOk) Count(metrics_.leases_refused);
+  if (reply.code != Code::kOk && request.ahead < request.count) Count(metrics_.leases_refused);
   reply.retry_after_ms = RetryMs(reply.code);
   return protocol::Encode(reply, buffer);
 }
@@ -186,6 +191,12 @@ Result<ByteSpan> OneSidedSession::Commit(ByteSpan body, Instant now, MessageBuff
 Status OneSidedSession::Return(ByteSpan body, Instant now) {
   protocol::ReturnRequest m;
   SIMM_RETURN_IF_ERROR(protocol::Decode(body, &m));
+  if (m.lease == 0) {
+    const auto disowned = state_.leases.Disown(Ref(), m.lane_tag);
+    pool_.AbandonBlank(disowned);
+    Count(metrics_.returned_extents, disowned.size());
+    return Status::Ok();
+  }
   const auto taken = state_.leases.TakeRanges(lane_->id, m.lease, m.ranges, now);
   if (!taken.ok()) return taken.status();
   pool_.AbandonBlank(*taken);

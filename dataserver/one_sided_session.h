@@ -79,7 +79,9 @@ class OneSidedSession {
   Result<ByteSpan> Pin(ByteSpan body, Instant now, protocol::MessageBuffer& buffer);
   Code LocateAndPin(NamespaceId ns, std::string_view key, Instant now, protocol::Location* out);
   Status TouchSlots(ByteSpan body);
-  LeaseTable::LaneRef Ref() const { return {lane_ ? lane_->id : 0, options_.process}; }
+  LeaseTable::LaneRef Ref() const {
+    return {lane_ ? lane_->id : 0, options_.process, session_, lane_tag_};
+  }
 
   OneSidedState& state_;
   Pool& pool_;
@@ -87,6 +89,7 @@ class OneSidedSession {
   ShardCheck& shards_;
   const Options options_;
   uint64_t session_ = 0;
+  uint64_t lane_tag_ = 0;
   std::shared_ptr<LaneTable::Lane> lane_;  // while open, if it is one
   std::optional<Resolve> resolve_;
 };

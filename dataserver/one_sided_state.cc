@@ -12,13 +12,18 @@ constexpr int kLaneCounterBits = 40;
 
 OneSidedState::OneSidedState(Pool& pool, DataMetrics& metrics)
     : lanes((pool.incarnation() << kLaneCounterBits) + 1),
-      leases(pool.geometry().data_bytes, pool.geometry().lease_records),
+      leases(pool.geometry().data_bytes, pool.geometry().lease_records, pool.lease_memory()),
       pins(pool.geometry().data_bytes / limits::kPinShare),
       pool_(pool),
       metrics_(metrics) {}
 
 OneSidedState::~OneSidedState() {
   for (const PinnedValue& pinned : pins.TakeAll()) pool_.Release(pinned);
+}
+
+void OneSidedState::EndPins(const SessionTable& sessions) {
+  const auto ended = [&](uint64_t session) { return !sessions.IsOpen(session); };
+  for (const PinnedValue& pinned : pins.TakeOf(ended)) pool_.Release(pinned);
 }
 
 void OneSidedState::Tick(Instant now) {

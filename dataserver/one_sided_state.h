@@ -6,6 +6,7 @@
 #include "dataserver/lease_table.h"
 #include "dataserver/pin_table.h"
 #include "dataserver/pool.h"
+#include "dataserver/session_table.h"
 
 namespace simm::dataserver {
 
@@ -20,6 +21,9 @@ class OneSidedState {
   // Several times a second, by one thread: ends pins, frees what belonged to processes that have
   // ended, and chooses the leases to recall.
   void Tick(Instant now);
+
+  // After sessions have ended: their pins end.
+  void EndPins(const SessionTable& sessions);
 
   LaneTable lanes;
   LeaseTable leases;

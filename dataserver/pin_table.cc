@@ -32,6 +32,22 @@ std::vector<PinnedValue> PinTable::TakeEnded(Instant now) {
   return ended;
 }
 
+std::vector<PinnedValue> PinTable::TakeOf(const std::function<bool(uint64_t session)>& ended) {
+  std::vector<PinnedValue> taken;
+  MutexLock lock(mutex_);
+  for (auto it = pins_.begin(); it != pins_.end();) {
+    if (!ended(it->session)) {
+      ++it;
+      continue;
+    }
+    bytes_ -= it->bytes;
+    by_key_.erase({it->session, it->pinned.generation});
+    taken.push_back(it->pinned);
+    it = pins_.erase(it);
+  }
+  return taken;
+}
+
 std::vector<PinnedValue> PinTable::TakeAll() { return TakeEnded(kForever); }
 
 uint64_t PinTable::bytes() const {

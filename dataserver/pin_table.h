@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <unordered_map>
 #include <vector>
@@ -28,6 +29,8 @@ class PinTable {
   Added Add(uint64_t session, const PinnedValue& pinned, Instant until);
   // Takes out what has ended by `now`.
   std::vector<PinnedValue> TakeEnded(Instant now);
+  // Takes out what is held for sessions that have ended.
+  std::vector<PinnedValue> TakeOf(const std::function<bool(uint64_t session)>& ended);
   std::vector<PinnedValue> TakeAll();
   uint64_t bytes() const;
   size_t size() const;

@@ -84,6 +84,10 @@ uint64_t Pool::incarnation() const { return core_->files->incarnation(); }
 const protocol::PoolGeometry& Pool::geometry() const { return core_->geometry; }
 ByteSpan Pool::index_memory() const { return core_->files->index(); }
 MutableByteSpan Pool::data_memory() const { return core_->files->data(); }
+MutableByteSpan Pool::lease_memory() const {
+  return core_->files->index().subspan(core_->geometry.leases_offset,
+                                       core_->geometry.lease_records * protocol::kLeaseRecordBytes);
+}
 int Pool::index_fd() const { return core_->files->index_fd(); }
 int Pool::data_fd() const { return core_->files->data_fd(); }
 

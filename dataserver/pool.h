@@ -116,6 +116,7 @@ class Pool {
   const protocol::PoolGeometry& geometry() const;
   ByteSpan index_memory() const;  // for one-sided readers
   MutableByteSpan data_memory() const;
+  MutableByteSpan lease_memory() const;  // of the lease records in the index; not the pool's to use
   // Of the two files, to pass to peers on this host; owned by the pool.
   int index_fd() const;
   int data_fd() const;

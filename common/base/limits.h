@@ -27,7 +27,7 @@ inline constexpr size_t kMaxKeysPerMessage = 128;
 
 // Client.
 inline constexpr size_t kMaxLanesPerServer = 16;  // connections of one process to one server
-inline constexpr size_t kMaxAsyncCalls = 256;  // of an engine under way; more wait in order
+inline constexpr size_t kMaxAsyncCalls = 256;     // of an engine under way; more wait in order
 inline constexpr size_t kMaxQueuedAsyncCalls = 1 << 16;  // beyond it they are refused
 inline constexpr size_t kMaxAsyncThreads = 4;
 inline constexpr auto kDefaultDeadline = 5s;
@@ -40,6 +40,12 @@ inline constexpr auto kStaleMapPause = 20ms;          // DESIGN 3: 10 to 50 ms
 inline constexpr uint64_t kDrainBytes = 64ULL << 20;  // of a late answer, else the lane is closed
 inline constexpr auto kKeepalive = 1s;
 inline constexpr uint64_t kWaveBytes = 16ULL << 20;  // of values in one step of a one-sided batch
+inline constexpr uint64_t kIdleLeaseBytes =
+    kWaveBytes;                                      // granted ahead that one lane keeps at most
+inline constexpr uint64_t kAheadBytes = 1ULL << 20;  // of small values, whatever was used last
+inline constexpr auto kAheadPause = 1s;              // after the server has refused to lease ahead
+inline constexpr auto kLaneTending = 250ms;    // how often an idle lane with leases is looked at
+inline constexpr size_t kMaxLostLanes = 1024;  // that broke and are still to be disowned
 
 inline constexpr size_t kRdmaLanesPerServer = 4;  // queue pairs of one process to one server
 inline constexpr size_t kMaxRdmaLanes = 2048;     // of one process; the longest unused close
@@ -62,10 +68,12 @@ inline constexpr uint64_t kLeaseShare = 100;  // leases over all clients: this p
 inline constexpr uint64_t kBatchShare = 8;    // with what batches lease beyond it: this part
 inline constexpr uint64_t kOwnLeaseBytes = 64ULL << 20;  // what a lane may hold beyond kLeaseShare
 inline constexpr uint64_t kProcessShare = 100;           // of one process that cannot be cut off
+inline constexpr uint64_t kProcessAheadShare = 200;      // of that, with what it leases ahead
 inline constexpr auto kLeaseIdle = 5s;       // untouched for so long, a lease may be recalled
 inline constexpr auto kLeaseIdleShort = 1s;  // while puts are refused for want of memory
 inline constexpr auto kRecallAnswer = 2s;    // else the lane is destroyed
 inline constexpr size_t kMaxRecallsPerTick = 64;
+inline constexpr size_t kMaxDisowned = 4096;  // lanes given up by word before they ended here
 inline constexpr auto kPinTime = 2s;
 inline constexpr size_t kMaxPins = 65536;
 inline constexpr uint64_t kPinShare = 4;  // held by pins at most: this part of the pool

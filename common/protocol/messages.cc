@@ -203,7 +203,10 @@ template <typename A, typename M>
 void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, LeaseRequest> {
   a.Int(m.extent_bytes);
   a.Int(m.count);
+  a.Int(m.ahead);
+  a.Int(m.lane_tag);
   if (m.extent_bytes == 0 || m.count == 0) a.Refuse("empty lease");
+  if (m.ahead > m.count) a.Refuse("more ahead than all");
 }
 
 template <typename A, typename R>
@@ -230,7 +233,11 @@ void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, LeaseRep
 template <typename A, typename M>
 void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, ReturnRequest> {
   a.Int(m.lease);
-  RangeFields(a, m.ranges, 1);
+  a.Int(m.lane_tag);
+  RangeFields(a, m.ranges, 0);
+  // Ranges are of a lease; without ranges all of a lane is meant.
+  if ((m.lease == 0) != m.ranges.empty()) a.Refuse("a return of nothing");
+  if (m.lease != 0 && m.lane_tag != 0) a.Refuse("a lease of another lane");
 }
 
 template <typename A, typename M>

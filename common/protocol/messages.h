@@ -115,6 +115,8 @@ struct Ping {
 struct LeaseRequest {
   uint64_t extent_bytes = 0;
   uint32_t count = 0;
+  uint32_t ahead = 0;     // of these, for later puts: granted within the share of idle leases only
+  uint64_t lane_tag = 0;  // the client's name of the lane, the same in all its LEASEs
 };
 struct LeaseRange {  // `count` extents of extent_bytes, back to back, generations ascending
   uint64_t offset = 0;
@@ -148,6 +150,9 @@ struct CommitRequest {
 struct ReturnRequest {
   uint64_t lease = 0;
   std::vector<LeaseRange> ranges;
+  // With lease 0 and no ranges: everything of a lane, nothing of which will be written any more; 0:
+  // of the sender's own, else of the one that this process has named so and has closed.
+  uint64_t lane_tag = 0;
 };
 struct Recall {
   uint64_t lease = 0;

@@ -158,10 +158,16 @@ struct SessionTag {
 // The process behind a connection whose writes cannot be cut off (shared memory). Thread-safe.
 class PeerProcess {
  public:
+  struct Identity {
+    uint32_t pid = 0;         // as this process sees it; 0: not known
+    uint64_t start_time = 0;  // as /proc says it, in clock ticks since the boot; 0: not known
+  };
   virtual ~PeerProcess() = default;
   // It has exited and its mappings are gone.
   virtual bool Ended() const = 0;
   virtual std::string Name() const = 0;  // "pid 4711", for people
+  // What tells it from a later process of its number; for records that outlive this process.
+  virtual Identity identity() const { return {}; }
 };
 
 // A lane to one peer. Thread-compatible: its owner serialises all calls. Nothing happens but in

@@ -34,7 +34,8 @@ void Counts::Add(const Counts& o) {
 
 // ---- server
 
-Server::Server(transport::Transport& transport, bool verify_puts) {
+Server::Server(transport::Transport& transport, bool verify_puts, Wrap wrap)
+    : wrap_(std::move(wrap)) {
   pool = std::move(*dataserver::Pool::Create(
       {.memory_bytes = 1 << 20, .mean_value_bytes = 16 << 10, .path = "", .prefault = false},
       clock));
@@ -68,7 +69,7 @@ Server::~Server() { connections_.clear(); }
 
 void Server::Tick() {
   last_tick_ = clock.Now();
-  sessions->Expire();
+  if (sessions->Expire() > 0) state->EndPins(*sessions);
   state->Tick(last_tick_);
   for (auto& connection : connections_) connection->Tick(last_tick_);
   std::erase_if(connections_, [](const auto& c) { return c->connection().closed(); });
@@ -76,6 +77,7 @@ void Server::Tick() {
 
 void Server::Step(Random& random) {
   while (auto connection = acceptor_->Accept()) {
+    if (wrap_) connection = wrap_(std::move(connection));
     connections_.push_back(
         std::make_unique<dataserver::DataSession>(*context_, std::move(connection)));
   }

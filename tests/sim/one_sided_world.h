@@ -69,7 +69,10 @@ struct Counts {
 // whose work moves one piece in each `step`. One-thread, under one seed, with a fake clock.
 class Server {
  public:
-  Server(transport::Transport& transport, bool verify_puts);
+  using Wrap =
+      std::function<std::unique_ptr<transport::Connection>(std::unique_ptr<transport::Connection>)>;
+  // `wrap`: of each connection that it takes; may be empty.
+  Server(transport::Transport& transport, bool verify_puts, Wrap wrap = {});
   ~Server();
 
   // A bounded piece of work of one connection, or a tick when its time has come.
@@ -89,6 +92,7 @@ class Server {
  private:
   void Tick();
 
+  const Wrap wrap_;
   std::atomic<ServerId> self_{kSelf};
   MapHolder map_;
   std::unique_ptr<dataserver::DataContext> context_;

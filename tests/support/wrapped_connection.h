@@ -23,7 +23,7 @@ class FakeProcess final : public transport::PeerProcess {
 
 // A connection that says of itself what the test wants: other capabilities, or a process behind it
 // that cannot be cut off.
-class WrappedConnection final : public transport::Connection {
+class WrappedConnection : public transport::Connection {
  public:
   WrappedConnection(std::unique_ptr<Connection> inner, transport::Capabilities capabilities,
                     std::shared_ptr<transport::PeerProcess> process)
@@ -43,6 +43,9 @@ class WrappedConnection final : public transport::Connection {
   transport::SessionTag Tag() const override { return inner_->Tag(); }
   const transport::ConnectionCounters& counters() const override { return inner_->counters(); }
   std::shared_ptr<transport::PeerProcess> peer_process() const override { return process_; }
+
+ protected:
+  Connection& inner() { return *inner_; }
 
  private:
   const std::unique_ptr<Connection> inner_;

@@ -7,7 +7,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <sstream>
+#include <string>
 
 #include "common/transport/shm/packet.h"
 
@@ -20,9 +24,24 @@ constexpr int kPeerPidfd = 77;  // SO_PEERPIDFD, Linux 6.5
 constexpr int kPeerPidfd = SO_PEERPIDFD;
 #endif
 
+// Field 22 of its stat line; 0 when it cannot be read.
+uint64_t StartTimeOf(pid_t pid) {
+  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+  std::string line;
+  std::getline(stat, line);
+  // The name in parentheses may hold anything; behind it comes field 3.
+  std::istringstream rest(line.substr(std::min(line.size(), line.rfind(')') + 1)));
+  std::string field;
+  for (int i = 3; i <= 22; ++i) {
+    if (!(rest >> field)) return 0;
+  }
+  return std::strtoull(field.c_str(), nullptr, 10);
+}
+
 class PidfdProcess final : public PeerProcess {
  public:
-  PidfdProcess(Descriptor pidfd, pid_t pid) : pidfd_(std::move(pidfd)), pid_(pid) {}
+  PidfdProcess(Descriptor pidfd, pid_t pid)
+      : pidfd_(std::move(pidfd)), pid_(pid), start_time_(Ended() ? 0 : StartTimeOf(pid)) {}
   // A pidfd is readable once the last thread has exited, and threads let go of their memory before
   // that.
   bool Ended() const override {
@@ -30,10 +49,12 @@ class PidfdProcess final : public PeerProcess {
     return poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
   }
   std::string Name() const override { return "pid " + std::to_string(pid_); }
+  Identity identity() const override { return {static_cast<uint32_t>(pid_), start_time_}; }
 
  private:
   const Descriptor pidfd_;
   const pid_t pid_;
+  const uint64_t start_time_;
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <poll.h>
 
 #include <atomic>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -177,6 +178,49 @@ TEST_F(DataPortTest, ValuesOfAllSizesComeBack) {
   }
   EXPECT_EQ(metrics_.Keys(dataserver::DataOp::kPut, Code::kOk), 6u);
   EXPECT_EQ(metrics_.Keys(dataserver::DataOp::kGet, Code::kOk), 6u);
+}
+
+TEST_F(DataPortTest, HintsOfAPutLieBesideTheValue) {
+  auto lane = OpenLane();
+  const std::vector<std::string> name = {"k"};
+  const auto value = Bytes(1000, 1);
+  auto items = Items(name);
+  items[0].value = value.data();
+  items[0].size = value.size();
+  items[0].parent = HashKey("before k", NamespaceSeed(kNamespace));
+  items[0].depth = 12;
+  CallShape shape;
+  shape.type = MessageType::kPut;
+  Run(*lane, shape, items);
+  ASSERT_EQ(items[0].result.code, Code::kOk);
+  dataserver::PinnedValue pinned;
+  ASSERT_EQ(pool_->Acquire(items[0].hash, 0, "k", &pinned), Code::kOk);
+  protocol::ExtentHeader header;
+  std::memcpy(&header, pinned.head.data(), sizeof header);
+  pool_->Release(pinned);
+  EXPECT_EQ(header.depth, 12u);
+  EXPECT_EQ(header.parent_high, items[0].parent.high);
+  EXPECT_EQ(header.parent_low, items[0].parent.low);
+}
+
+TEST_F(DataPortTest, PinsHoldForTheirTimeOrTheirSession) {
+  const uint64_t session = sessions_.Open("pinning");
+  dataserver::OneSidedState state(*pool_, metrics_);
+  const auto held = [&](uint64_t of) {
+    dataserver::PinnedValue pinned;
+    EXPECT_EQ(pool_->Acquire(HashKey("k", NamespaceSeed(kNamespace)), 0, "k", &pinned), Code::kOk);
+    return state.pins.Add(of, pinned, MonotonicClock::Get().Now() + 60s);
+  };
+  auto lane = OpenLane(session);
+  ASSERT_EQ(Put(*lane, "k", Bytes(1000, 1)), Code::kOk);
+  ASSERT_EQ(held(session), dataserver::PinTable::Added::kHeld);
+  ASSERT_EQ(held(session + 1), dataserver::PinTable::Added::kHeld) << "its session is not open";
+  state.EndPins(sessions_);
+  EXPECT_EQ(state.pins.size(), 1u);
+  pool_->Remove(HashKey("k", NamespaceSeed(kNamespace)), 0, "k");
+  EXPECT_GT(pool_->Usage().pinned_bytes, 0u);
+  state.Tick(MonotonicClock::Get().Now() + 61s);
+  EXPECT_EQ(pool_->Usage().pinned_bytes, 0u);
 }
 
 TEST_F(DataPortTest, AKeyOfAnotherOwnerIsRefusedWithTheServersEpochAndOthersAreServed) {

@@ -100,10 +100,11 @@ std::vector<Sample> Samples() {
       MakeSample("keys_reply", KeysReply{kMap, {Code::kOk, Code::kMiss, Code::kWrongOwner}}));
   samples.push_back(MakeSample("put", SomePut()));
   samples.push_back(MakeSample("put_reply", PutReply{Code::kBusy, 5, 6, kMap}));
-  samples.push_back(MakeSample("lease", LeaseRequest{4096, 3}));
+  samples.push_back(MakeSample("lease", LeaseRequest{4096, 3, 2, 77}));
   samples.push_back(MakeSample("lease_reply", SomeLease()));
   samples.push_back(MakeSample("commit", SomeCommit()));
   samples.push_back(MakeSample("return", ReturnRequest{5, {{64, 100, 4096, 3}}}));
+  samples.push_back(MakeSample("return of a lane", ReturnRequest{0, {}, 77}));
   samples.push_back(MakeSample("recall", Recall{5}));
   samples.push_back(MakeSample("resolve", ResolveRequest{5, 6, 7, kMap, kKey}));
   samples.push_back(MakeSample("location", Location{Code::kOk, 2000, 64, Slot{}}));
