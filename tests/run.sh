@@ -15,7 +15,7 @@ trace       | 3  | the main job: the conversation trace on 10 % of its blocks, e
 quickstart  | 4  | deploy/quickstart.sh, a small one, twice
 asan        | 25 | clang, -Wthread-safety, AddressSanitizer and UBSan: all tests, real processes too
 tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
-rdma        | 8  | the verbs transport on Soft-RoCE, in a virtual machine
+rdma        | 10 | RDMA on Soft-RoCE in a virtual machine: the contract, real processes, beside perftest
 fuzz        | 6  | each libFuzzer target for 20 s from its seed corpus
 '
 jobs="$(nproc)"
@@ -112,12 +112,13 @@ lane_fuzz() {
 }
 
 lane_rdma() {
-  configure build-rdma -DSIMM_WITH_GRPC=OFF -DSIMM_TESTS=ON -DSIMM_BENCH=OFF -DSIMM_VERBS=ON
-  cmake --build build-rdma -j "$jobs" --target verbs_unit_test verbs_contract_test
-  build-rdma/tests/verbs_unit_test
+  build_release
   # A transport that cannot be tested fails here; vm.sh says loudly what it lacks.
-  SIMM_REQUIRE_TRANSPORTS=verbs tests/rdma/vm.sh --timeout 200 \
-    build-rdma/tests/verbs_contract_test '--gtest_filter=*/verbs:Verbs*'
+  export SIMM_REQUIRE_TRANSPORTS=verbs SIMM_BIN_DIR=build/bin
+  tests/rdma/vm.sh --timeout 200 build/tests/verbs_contract_test '--gtest_filter=*/verbs:Verbs*'
+  # A manager, data servers and clients as processes; then each command of simm-bench.
+  tests/rdma/vm.sh --timeout 400 build/tests/cluster_verbs_test
+  tests/rdma/vm.sh --timeout 200 python3 bench/compare_verbs.py --build build --rounds 1 --smoke
 }
 
 lane_quickstart() {

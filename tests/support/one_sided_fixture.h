@@ -205,6 +205,7 @@ class OneSidedTest : public testing::Test {
                                 .clock = clock_,
                                 .self = self_,
                                 .verify_puts = true,
+                                .verify_commits = true,
                                 .one_sided = state_.get()});
     wire_ = std::make_unique<Wire>(*pool_, *sessions_);
     session_ = sessions_->Open("test");
