@@ -8,6 +8,7 @@
 #include "client/batch.h"
 #include "client/call.h"
 #include "client/engine.h"
+#include "client/namespace_clear.h"
 #include "common/base/gate.h"
 #include "common/base/host_port.h"
 #include "common/base/limits.h"
@@ -194,6 +195,13 @@ std::vector<KeyResult> Client::Touch(std::span<const std::string_view> keys,
                                      const CallOptions& options) {
   Batch batch(state_->context, MessageType::kTouch, keys, options);
   return state_->Run(batch);
+}
+
+Result<uint64_t> Client::ClearNamespace(const CallOptions& options) {
+  GatePass pass(state_->gate);
+  SIMM_CHECK(static_cast<bool>(pass), "a call on a client that is being destroyed");
+  const auto table = state_->engine->Map();
+  return client::ClearOnAllServers(*table, state_->context.namespace_id, options.deadline);
 }
 
 void Client::PutAsync(std::span<const PutItem> items, const PutOptions& options, Done done) {

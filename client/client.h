@@ -157,8 +157,13 @@ class Client {
   std::vector<KeyResult> Touch(std::span<const std::string_view> keys,
                                const CallOptions& options = {});
 
-  // The same without waiting: the method returns at once, and `done` is told the results that the
-  // blocking one would have returned, by the same deadline (counted from here).
+  // Drops everything that is stored in this client's namespace, on every data server, while others
+  // read and write; how many entries that were. What is put meanwhile may stay. kUnavailable,
+  // kDeadlineExceeded: not every data server has done it; the message says which. Repeat it then.
+  Result<uint64_t> ClearNamespace(const CallOptions& options = {});
+
+  // The five data calls without waiting: the method returns at once, and `done` is told the results
+  // that the blocking one would have returned, by the same deadline (counted from here).
   //
   // - `items` is copied. What it points to, keys, values and buffers, is lent until `done` is
   // called;

@@ -294,7 +294,8 @@ void Pool::WaitForEvictionWork(Duration timeout) {
   }
 }
 
-uint64_t Pool::DropShards(const std::function<bool(uint32_t shard)>& owned, uint64_t cursor) {
+template <typename Drop>
+uint64_t Pool::DropSome(uint64_t cursor, uint64_t* dropped, const Drop& drop) {
   Core& core = *core_;
   const Instant now = core.clock.Now();
   MutexLock lock(core.mutex);
@@ -302,12 +303,24 @@ uint64_t Pool::DropShards(const std::function<bool(uint32_t shard)>& owned, uint
   const uint64_t end = std::min(all, cursor + kSlotsPerStep);
   for (; cursor < end; ++cursor) {
     const SlotId id = static_cast<SlotId>(cursor);
-    if (!core.index.IsLive(id) || owned(ShardOf(core.index.Load(id).fingerprint()))) continue;
+    if (!core.index.IsLive(id) || !drop(core.index.Load(id))) continue;
     core.Unpublish(id, now);
     ++core.counters.dropped;
+    ++*dropped;
   }
   core.NoteChange();
   return cursor >= all ? UINT64_MAX : cursor;
+}
+
+uint64_t Pool::DropShards(const std::function<bool(uint32_t shard)>& owned, uint64_t cursor) {
+  uint64_t dropped = 0;
+  return DropSome(cursor, &dropped,
+                  [&](const protocol::Slot& slot) { return !owned(ShardOf(slot.fingerprint())); });
+}
+
+uint64_t Pool::DropNamespace(NamespaceId ns, uint64_t cursor, uint64_t* dropped) {
+  return DropSome(cursor, dropped,
+                  [&](const protocol::Slot& slot) { return slot.namespace_id == ns; });
 }
 
 PoolUsage Pool::Usage() const {

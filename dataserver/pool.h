@@ -49,7 +49,7 @@ struct PoolCounters {
   uint64_t inline_evictions = 0;       // on the put path, because the evictor had not kept up
   uint64_t most_victims_per_hold = 0;  // of these, under one hold of the lock
   uint64_t busy = 0;                   // puts refused for want of memory
-  uint64_t dropped = 0;                // entries dropped with their shard
+  uint64_t dropped = 0;                // entries dropped with their shard or namespace
   uint64_t touches = 0;
   uint64_t last_evicted_age_ms = 0;  // since its last use
 };
@@ -178,6 +178,10 @@ class Pool {
   // done when it comes back as UINT64_MAX.
   uint64_t DropShards(const std::function<bool(uint32_t shard)>& owned, uint64_t cursor);
 
+  // The same for the live entries of a namespace; adds their number to *dropped. What is put while
+  // it goes on may stay.
+  uint64_t DropNamespace(NamespaceId ns, uint64_t cursor, uint64_t* dropped);
+
   PoolUsage Usage() const;
   PoolCounters Counters() const;
   // The long way: walks every extent and slot and checks the invariants; kInternal names the first
@@ -193,6 +197,9 @@ class Pool {
  private:
   class Core;
   explicit Pool(std::unique_ptr<Core> core);
+  // One bounded step over the index: drops the live entries that `drop` names.
+  template <typename Drop>
+  uint64_t DropSome(uint64_t cursor, uint64_t* dropped, const Drop& drop);
   std::unique_ptr<Core> core_;
 };
 

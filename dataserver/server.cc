@@ -258,23 +258,30 @@ rpc::ServerStats Server::Stats() const {
   return stats;
 }
 
-Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& request,
-                                              const std::string& peer) {
+// It is this server, in this cluster, whom the request is for.
+Status Server::CheckAddressee(const Id128& cluster, ServerId server) const {
   if (!started_.load()) return Status(Code::kUnavailable, "starting");
   const auto table = map_.Get();
   const ServerId self = self_.load();
   if (table == nullptr || self == kNoServer) {
     return Status(Code::kUnavailable, "server " + options_.name + " is not in a cluster yet");
   }
-  if (!request.expected_cluster.IsZero() && request.expected_cluster != table->version().cluster) {
+  if (!cluster.IsZero() && cluster != table->version().cluster) {
     return Status(Code::kWrongCluster, "server " + options_.name + " belongs to cluster " +
                                            simm::ToString(table->version().cluster));
   }
-  if (request.expected_server != kNoServer && request.expected_server != self) {
+  if (server != kNoServer && server != self) {
     return Status(Code::kWrongOwner, "this is server " + std::to_string(self) + " (" +
-                                         options_.name + "), not " +
-                                         std::to_string(request.expected_server));
+                                         options_.name + "), not " + std::to_string(server));
   }
+  return Status::Ok();
+}
+
+Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& request,
+                                              const std::string& peer) {
+  SIMM_RETURN_IF_ERROR(CheckAddressee(request.expected_cluster, request.expected_server));
+  const auto table = map_.Get();
+  const ServerId self = self_.load();
   if (std::find(request.transports.begin(), request.transports.end(), "tcp") ==
       request.transports.end()) {
     return Status(Code::kFailedPrecondition,
@@ -306,6 +313,26 @@ Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& reque
 Result<std::string> Server::OpenLane(const rpc::OpenLaneRequest& request) {
   if (!started_.load()) return Status(Code::kUnavailable, "starting");
   return roads_.Answer(request);
+}
+
+Result<uint64_t> Server::ClearNamespace(const rpc::ClearNamespaceRequest& request,
+                                        const std::function<bool()>& cancelled) {
+  SIMM_RETURN_IF_ERROR(CheckAddressee(request.expected_cluster, request.expected_server));
+  // Cut short, a longer id would name another namespace.
+  if (request.namespace_id >= limits::kMaxNamespaces) {
+    return Status(Code::kInvalidArgument,
+                  "no namespace has the id " + std::to_string(request.namespace_id));
+  }
+  const auto ns = static_cast<NamespaceId>(request.namespace_id);
+  uint64_t dropped = 0;
+  for (uint64_t cursor = 0; cursor != UINT64_MAX;) {
+    if (stopping_.load()) return Status(Code::kUnavailable, "stopping");
+    if (cancelled()) return Status(Code::kDeadlineExceeded, "not all is cleared yet");
+    cursor = pool_->DropNamespace(ns, cursor, &dropped);
+    std::this_thread::yield();  // to whoever waits for the pool's lock
+  }
+  SIMM_LOG_INFO("cleared namespace {}: {} entries dropped", request.namespace_id, dropped);
+  return dropped;
 }
 
 Result<rpc::NodeStatus> Server::GetStatus() {

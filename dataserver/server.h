@@ -39,6 +39,8 @@ class Server final : public rpc::DataServerHandler {
   Result<rpc::HandshakeReply> Handshake(const rpc::HandshakeRequest& request,
                                         const std::string& peer) override;
   Result<std::string> OpenLane(const rpc::OpenLaneRequest& request) override;
+  Result<uint64_t> ClearNamespace(const rpc::ClearNamespaceRequest& request,
+                                  const std::function<bool()>& cancelled) override;
   Result<rpc::NodeStatus> GetStatus() override;
 
  private:
@@ -49,6 +51,7 @@ class Server final : public rpc::DataServerHandler {
   void EvictLoop();
   void HousekeepLoop();
   Status Ready() const;
+  Status CheckAddressee(const Id128& cluster, ServerId server) const;
   rpc::ServerStats Stats() const;
   void Collect(metrics::Sink& sink) const;
   std::string AdvertisedHost() const;

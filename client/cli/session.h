@@ -63,5 +63,6 @@ void AddNodes(CLI::App& app, Session& session);
 void AddMap(CLI::App& app, Session& session);
 void AddValues(CLI::App& app, Session& session);
 void AddKeys(CLI::App& app, Session& session);
+void AddClear(CLI::App& app, Session& session);
 
 }  // namespace simm::cli

@@ -17,6 +17,7 @@ constexpr char kFooter[] = R"(Examples:
   simmctl exists a b c && echo "all there"
   simmctl map greeting                          which data server holds it
   simmctl --hex-key get 00ff10                  a key of any bytes
+  simmctl clear --namespace tests --yes         drop all of a namespace
   SIMM_CLUSTER_MANAGER=10.0.0.5:30001 simmctl status
 
 Exit codes:
@@ -51,6 +52,7 @@ int main(int argc, char** argv) {
   simm::cli::AddMap(app, session);
   simm::cli::AddValues(app, session);
   simm::cli::AddKeys(app, session);
+  simm::cli::AddClear(app, session);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -93,10 +93,19 @@ class DataServerService final : public v1::DataServer::Service {
                         v1::OpenLaneReply* reply) override {
     return Serve(
         observer_, "OpenLane",
-        [&] {
-          return handler_.OpenLane({request->transport(), request->offer()});
-        },
+        [&] { return handler_.OpenLane({request->transport(), request->offer()}); },
         [&](const std::string& answer) { reply->set_answer(answer); });
+  }
+  grpc::Status ClearNamespace(grpc::ServerContext* context,
+                              const v1::ClearNamespaceRequest* request,
+                              v1::ClearNamespaceReply* reply) override {
+    return Serve(
+        observer_, "ClearNamespace",
+        [&] {
+          return handler_.ClearNamespace(FromProto(*request),
+                                         [context] { return context->IsCancelled(); });
+        },
+        [&](uint64_t dropped) { reply->set_dropped(dropped); });
   }
   grpc::Status GetStatus(grpc::ServerContext*, const v1::GetServerStatusRequest*,
                          v1::NodeStatus* reply) override {

@@ -33,6 +33,10 @@ class DataServerHandler {
                                            const std::string& peer) = 0;
   // The answer to the offer.
   virtual Result<std::string> OpenLane(const OpenLaneRequest& request) = 0;
+  // Entries dropped. Asks `cancelled` now and then: the caller has gone or its time has run out
+  // (kDeadlineExceeded).
+  virtual Result<uint64_t> ClearNamespace(const ClearNamespaceRequest& request,
+                                          const std::function<bool()>& cancelled) = 0;
   virtual Result<NodeStatus> GetStatus() = 0;
 };
 

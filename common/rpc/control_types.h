@@ -122,6 +122,12 @@ struct PoolShape {
   uint64_t index_bytes = 0;
   uint64_t data_bytes = 0;
 };
+struct ClearNamespaceRequest {
+  Id128 expected_cluster;
+  ServerId expected_server = kNoServer;  // kNoServer: any
+  uint32_t namespace_id = 0;             // as it came: may be none
+};
+
 struct HandshakeReply {
   ServerId server = kNoServer;
   std::string server_name;

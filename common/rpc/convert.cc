@@ -315,6 +315,22 @@ HandshakeRequest FromProto(const v1::HandshakeRequest& request) {
   return out;
 }
 
+v1::ClearNamespaceRequest ToProto(const ClearNamespaceRequest& request) {
+  v1::ClearNamespaceRequest out;
+  *out.mutable_expected_cluster() = ToProto(request.expected_cluster);
+  out.set_expected_server(request.expected_server);
+  out.set_namespace_id(request.namespace_id);
+  return out;
+}
+
+ClearNamespaceRequest FromProto(const v1::ClearNamespaceRequest& request) {
+  ClearNamespaceRequest out;
+  out.expected_cluster = FromProto(request.expected_cluster());
+  out.expected_server = request.expected_server();
+  out.namespace_id = request.namespace_id();
+  return out;
+}
+
 HandshakeReply FromProto(const v1::HandshakeReply& reply) {
   HandshakeReply out;
   out.server = reply.server();

@@ -25,6 +25,7 @@ v1::HeartbeatReply ToProto(const HeartbeatReply& reply);
 v1::ClusterStatus ToProto(const ClusterStatus& status);
 v1::HandshakeRequest ToProto(const HandshakeRequest& request);
 v1::HandshakeReply ToProto(const HandshakeReply& reply);
+v1::ClearNamespaceRequest ToProto(const ClearNamespaceRequest& request);
 
 Id128 FromProto(const v1::Id128& id);
 MapVersion FromProto(const v1::MapVersion& version);
@@ -38,6 +39,7 @@ HeartbeatReply FromProto(const v1::HeartbeatReply& reply);
 ClusterStatus FromProto(const v1::ClusterStatus& status);
 HandshakeRequest FromProto(const v1::HandshakeRequest& request);
 HandshakeReply FromProto(const v1::HandshakeReply& reply);
+ClearNamespaceRequest FromProto(const v1::ClearNamespaceRequest& request);
 
 // As DecodeUpdate of map_codec.h, of a message that is parsed already.
 Result<MapUpdate> FromProto(const v1::MapUpdate& update);

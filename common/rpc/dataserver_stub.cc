@@ -42,6 +42,18 @@ Result<std::string> OpenLane(const std::string& address, const OpenLaneRequest& 
   return std::move(*reply.mutable_answer());
 }
 
+Result<uint64_t> ClearNamespace(const std::string& address, const ClearNamespaceRequest& request,
+                                Duration timeout) {
+  auto stub = StubOf(address);
+  if (!stub.ok()) return stub.status();
+  grpc::ClientContext context;
+  SetDeadline(context, timeout);
+  v1::ClearNamespaceReply reply;
+  const grpc::Status status = stub.value()->ClearNamespace(&context, ToProto(request), &reply);
+  if (!status.ok()) return FromGrpc(status, address);
+  return reply.dropped();
+}
+
 Result<NodeStatus> GetServerStatus(const std::string& address, Duration timeout) {
   auto stub = StubOf(address);
   if (!stub.ok()) return stub.status();

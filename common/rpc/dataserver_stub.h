@@ -18,6 +18,9 @@ Result<HandshakeReply> Handshake(const std::string& address, const HandshakeRequ
 // that transport.
 Result<std::string> OpenLane(const std::string& address, const OpenLaneRequest& request,
                              Duration timeout);
+// Drops the entries of a namespace; how many. kDeadlineExceeded: some may be left, ask again.
+Result<uint64_t> ClearNamespace(const std::string& address, const ClearNamespaceRequest& request,
+                                Duration timeout);
 // Record, map, stats and version of the server; `shards` by its own map, `silent_ms` zero.
 Result<NodeStatus> GetServerStatus(const std::string& address, Duration timeout);
 

@@ -316,6 +316,53 @@ TEST_F(AsyncTest, CallbacksMayBeginCallsUntilTheClientIsGone) {
   EXPECT_TRUE(refused) << "the chain was not told of its end";
 }
 
+// Everything that was there when it began is gone, under load, and nothing of another namespace.
+TEST_F(AsyncTest, ANamespaceIsClearedWhileOthersReadAndWrite) {
+  StartCluster(2, 128 << 20);
+  auto doomed = Connect(Verify::kAlways, "doomed");
+  constexpr size_t kKeys = 3000, kSize = 2000;
+  for (size_t i = 0; i < kKeys; ++i) {
+    const auto value = ValueOf(i, kSize);
+    ASSERT_EQ(PutOne(*doomed, KeyOf(i), value), Code::kOk);
+    if (i < 200) {
+      ASSERT_EQ(PutOne(*client_, KeyOf(i), value), Code::kOk);
+    }
+  }
+  std::atomic<bool> running{true};
+  std::atomic<uint64_t> rounds{0};
+  std::thread load([&] {
+    std::vector<std::byte> buffer(kSize);
+    for (uint64_t i = 0; running.load(); ++i, ++rounds) {
+      EXPECT_EQ(GetOne(*client_, KeyOf(i % 200), buffer).code, Code::kOk);
+      EXPECT_TRUE(IsValueOf(i % 200, buffer));
+      const Code put = PutOne(*client_, "more-" + std::to_string(i % 500), buffer);
+      EXPECT_TRUE(put == Code::kOk || put == Code::kExists) << CodeName(put);
+    }
+  });
+  EXPECT_TRUE(WaitUntil([&] { return rounds > 50; }, 10s));
+  const auto dropped = doomed->ClearNamespace();
+  ASSERT_TRUE(dropped.ok()) << dropped.status().ToString();
+  EXPECT_EQ(*dropped, kKeys);
+  const uint64_t then = rounds;
+  EXPECT_TRUE(WaitUntil([&] { return rounds > then + 50; }, 10s));
+  running = false;
+  load.join();
+  std::vector<std::byte> buffer(kSize);
+  for (size_t i = 0; i < kKeys; ++i)
+    ASSERT_EQ(GetOne(*doomed, KeyOf(i), buffer).code, Code::kMiss) << i;
+  EXPECT_EQ(PutOne(*doomed, KeyOf(0), buffer), Code::kOk);
+  EXPECT_EQ(*doomed->ClearNamespace(), 1u);
+  // A server that is away: said, and by the deadline.
+  cluster_->server(1)->Signal(SIGSTOP);
+  const Stopwatch watch;
+  const auto partly = doomed->ClearNamespace({.deadline = 300ms});
+  EXPECT_LE(watch.Elapsed(), 300ms + kGrace + kScheduling);
+  EXPECT_EQ(partly.code(), Code::kDeadlineExceeded);
+  EXPECT_NE(partly.status().message().find("server-1"), std::string::npos)
+      << partly.status().message();
+  cluster_->server(1)->Signal(SIGCONT);
+}
+
 // While two servers change places behind them, waits for a newer map do not hold up the threads.
 TEST_F(AsyncTest, AJoinUnderAsynchronousLoadLosesNoCall) {
   auto cluster = bench::EmbeddedCluster::Create(Options(2));

@@ -121,6 +121,20 @@ class SimmctlTest(unittest.TestCase):
         self.check(DONE, "put", "shared", "-", stdin=b"1")
         self.check(NOT_THERE, "--namespace", "other", "get", "shared")
 
+    def test_clear_drops_one_namespace_and_wants_to_be_sure(self):
+        for name in ("wiped", "kept"):
+            for key in "abc":
+                self.check(DONE, "--namespace", name, "put", key, "-", stdin=b"1")
+        self.assertIn(b"--namespace", self.check(USAGE, "clear", "--yes").stderr)
+        self.assertIn(b"--yes", self.check(USAGE, "clear", "--namespace", "wiped").stderr)
+        self.check(DONE, "--namespace", "wiped", "exists", "a")
+        done = self.check(DONE, "clear", "--namespace", "wiped", "--yes", "--json")
+        self.assertEqual(json.loads(done.stdout), {"namespace": "wiped", "dropped": 3})
+        self.check(NOT_THERE, "--namespace", "wiped", "exists", "a")
+        self.check(DONE, "--namespace", "kept", "exists", "a", "b", "c")
+        done = self.check(DONE, "clear", "--namespace", "wiped", "--yes")
+        self.assertEqual(done.stdout, b"cleared namespace wiped: 0 entries dropped\n")
+
     def test_json(self):
         self.check(DONE, "--json", "put", "j", "-", stdin=b"xy")
         got = json.loads(self.check(DONE, "--json", "get", "j").stdout)

@@ -342,6 +342,37 @@ TEST_F(PoolTest, DropShardsGoesOverAllInBoundedSteps) {
   EXPECT_EQ(pool_->Counters().dropped, dropped);
 }
 
+TEST_F(PoolTest, DropNamespaceLeavesTheOthersAndWhatIsHeldByReaders) {
+  Make(8 << 20, 1024);
+  const auto key = [](int i) { return "key" + std::to_string(i); };
+  for (int i = 0; i < 900; ++i) {
+    const std::string k = key(i);
+    const auto grant = pool_->Allocate(HashOf(k), i % 3, k, 100);
+    ASSERT_TRUE(grant.ok());
+    ASSERT_EQ(pool_->Commit(*grant, HashOf(k), i % 3, k, PutMode::kIfAbsent, 0, {}), Code::kOk);
+  }
+  PinnedValue pinned;
+  ASSERT_EQ(pool_->Acquire(HashOf(key(1)), 1, key(1), &pinned), Code::kOk);
+  uint64_t dropped = 0;
+  int steps = 0;
+  for (uint64_t cursor = 0; cursor != UINT64_MAX; ++steps)
+    cursor = pool_->DropNamespace(1, cursor, &dropped);
+  EXPECT_GT(steps, 5) << "all under one hold of the lock";
+  EXPECT_EQ(dropped, 300u);
+  uint64_t bytes = 0;
+  for (int i = 0; i < 900; ++i) {
+    EXPECT_EQ(pool_->Lookup(HashOf(key(i)), i % 3, key(i), &bytes),
+              i % 3 == 1 ? Code::kMiss : Code::kOk);
+  }
+  EXPECT_GT(pool_->Usage().pinned_bytes, 0u);
+  pool_->Release(pinned);
+  EXPECT_EQ(pool_->Usage().pinned_bytes, 0u);
+  EXPECT_TRUE(pool_->Audit().ok());
+  for (uint64_t cursor = 0; cursor != UINT64_MAX;)
+    cursor = pool_->DropNamespace(1, cursor, &dropped);
+  EXPECT_EQ(dropped, 300u) << "nothing was left";
+}
+
 TEST_F(PoolTest, ScanVisitsEachKeyOnceInPieces) {
   Make(8 << 20, 1024);
   std::set<std::string> left;

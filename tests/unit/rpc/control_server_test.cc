@@ -73,6 +73,12 @@ class EchoDataServer final : public DataServerHandler {
     }
     return "answer to " + request.offer;
   }
+  Result<uint64_t> ClearNamespace(const ClearNamespaceRequest& request,
+                                  const std::function<bool()>& cancelled) override {
+    if (cancelled()) return simm::Status(Code::kDeadlineExceeded, "nobody waits");
+    return request.namespace_id * 10 + request.expected_server +
+           (request.expected_cluster == Id128{1, 2} ? 1'000'000ULL : 0);
+  }
   Result<NodeStatus> GetStatus() override { return NodeStatus{}; }
 };
 
@@ -142,6 +148,13 @@ TEST_F(ControlServerTest, CarriesCodesAndMessages) {
   EXPECT_EQ(refused.message(), "not here");
   EXPECT_EQ(stub->CreateNamespace("full", 5s).code(), Code::kFailedPrecondition);
   EXPECT_EQ(stub->RemoveNode("ghost", 5s).code(), Code::kMiss);
+}
+
+TEST_F(ControlServerTest, CarriesTheClearingOfANamespace) {
+  Result<uint64_t> dropped = ClearNamespace(Address(), {{1, 2}, 5, 40'000}, 5s);
+  ASSERT_TRUE(dropped.ok()) << dropped.status().ToString();
+  EXPECT_EQ(*dropped, 1'400'005u);
+  EXPECT_EQ(ClearNamespace("127.0.0.1:1", {}, 2s).code(), Code::kUnavailable);
 }
 
 TEST_F(ControlServerTest, CarriesTheHandshake) {
