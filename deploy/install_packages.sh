@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian 12 packages that are named below and missing; with --clang also those of the
-# clang lanes, with --rdma those of the virtual machine in which RDMA is tested.
-# Usage: deploy/install_packages.sh [--clang] [--rdma]
+# clang lanes, with --rdma those of the virtual machine in which RDMA is tested, with --python those
+# of the Python package and its tests.
+# Usage: deploy/install_packages.sh [--clang] [--rdma] [--python]
 set -euo pipefail
 
 packages=(
@@ -13,13 +14,14 @@ packages=(
 )
 for flag in "$@"; do
   case "$flag" in
+    --python) packages+=(python3-dev python3-venv python3-numpy python3-torch) ;;
     --clang) packages+=(clang libclang-rt-14-dev) ;;
     --rdma)
       packages+=(ibverbs-providers qemu-system-x86 busybox-static kmod cpio xz-utils iproute2
         binutils perftest)
       ;;
     *)
-      echo "Usage: deploy/install_packages.sh [--clang] [--rdma]" >&2
+      echo "Usage: deploy/install_packages.sh [--clang] [--rdma] [--python]" >&2
       exit 2
       ;;
   esac

@@ -15,6 +15,7 @@ trace       | 3  | the main job: the conversation trace on 10 % of its blocks, e
 quickstart  | 4  | deploy/quickstart.sh, a small one, twice
 asan        | 25 | clang, -Wthread-safety, AddressSanitizer and UBSan: all tests, real processes too
 tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
+python      | 8  | pip install ./client/python, then its tests on a cluster of real processes
 rdma        | 10 | RDMA on Soft-RoCE in a virtual machine: the contract, real processes, beside perftest
 fuzz        | 6  | each libFuzzer target for 20 s from its seed corpus
 '
@@ -121,6 +122,20 @@ lane_rdma() {
   tests/rdma/vm.sh --timeout 200 python3 bench/compare_verbs.py --build build --rounds 1 --smoke
 }
 
+lane_python() {
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench
+  # Debian's interpreter, for Debian's torch and numpy; what else it needs goes into a venv.
+  local venv=build-python/venv
+  /usr/bin/python3 -m venv --system-site-packages "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check pytest mypy
+  CMAKE_BUILD_PARALLEL_LEVEL="$jobs" "$venv/bin/pip" install --verbose \
+    --disable-pip-version-check --force-reinstall ./client/python
+  SIMM_BIN_DIR="$PWD/build/bin" "$venv/bin/pytest" -v --durations=5 client/python/tests
+  # The comparison with C++ runs; its ratios mean something on an idle machine only.
+  "$venv/bin/python" bench/compare_python.py --rounds 1 --seconds 0.3 --transports shm
+}
+
 lane_quickstart() {
   deploy/quickstart.sh --small
   # Again, and left running; what it says one can do then is done.
@@ -163,7 +178,7 @@ lane_bench-smoke() {
 closing_lines() {
   local lines='^(Ran |OK|FAILED|[0-9]+% tests passed|The following tests FAILED|'
   lines+='[[:space:]]+[0-9]+ - '
-  lines+='|\[  (PASSED|FAILED) +\]|vm\.sh: '
+  lines+='|\[  (PASSED|FAILED) +\]|vm\.sh: |=+ .*(passed|failed).* in '
   lines+='|Total Test|WARNING|No tests were found|trace:|bench:|quickstart:|every )'
   grep -E "$lines" "$1" | tail -n 20 || true
 }
@@ -173,6 +188,7 @@ install_packages() {
   for lane in "$@"; do
     if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags+=(--clang); fi
     if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
+    if [[ "$lane" == python ]]; then flags+=(--python); fi
   done
   deploy/install_packages.sh "${flags[@]}"
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from cluster import Cluster, wait_until
 
+import simm
 from simm import _native, errors
 from simm._native import CODES, NativeClient
 
@@ -41,6 +43,10 @@ def test_codes_are_those_of_the_library_and_of_the_exceptions():
     for name, kind in names.items():
         error = errors.error_of(CODES[name], "why")
         assert type(error) is kind and error.code == CODES[name] and str(error) == "why"
+
+
+def test_the_package_and_the_library_have_one_version():
+    assert importlib.metadata.version("simm") == simm.__version__ == _native.VERSION
 
 
 def test_batches_of_every_kind(client):
