@@ -120,7 +120,8 @@ void CollectPool(const Pool& pool, metrics::Sink& sink) {
   count("simm_pool_inline_evictions_total", "Entries evicted on the put path.",
         counters.inline_evictions);
   count("simm_pool_busy_total", "Puts refused because no memory could be freed.", counters.busy);
-  count("simm_pool_dropped_total", "Entries dropped because their shard has another owner.",
+  count("simm_pool_dropped_total",
+        "Entries dropped: their shard has another owner, or their namespace was cleared.",
         counters.dropped);
   count("simm_pool_touches_total", "Uses reported to the eviction policy.", counters.touches);
   sink.Gauge("simm_pool_last_evicted_age_seconds",

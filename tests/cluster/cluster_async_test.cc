@@ -167,41 +167,39 @@ TEST_F(AsyncTest, EveryOperationAnswersAsTheBlockingOneDoes) {
   EXPECT_TRUE(refused) << "before the method returns";
 }
 
-// A batch of long values takes many short steps; a small call beside it must not wait for its end.
+// A call of 65,536 keys takes hundreds of steps; a small one beside it waits for one of them.
 TEST_F(AsyncTest, SmallCallsDoNotWaitForLongOnes) {
-  StartCluster(1, 1 << 30);
-  constexpr size_t kSize = 8 << 20, kPages = 48;
+  StartCluster(1);
   PutAll(1, 1000);
-  const auto page = ValueOf(7, kSize);
-  std::vector<std::string> keys;
-  std::vector<GetItem> gets;
-  std::vector<std::vector<std::byte>> memory(kPages);
-  for (size_t i = 0; i < kPages; ++i) {
-    keys.push_back("page-" + std::to_string(i));
-    ASSERT_EQ(PutOne(*client_, keys[i], page), Code::kOk);
-    memory[i].resize(kSize);
+  std::vector<std::string> names;
+  for (size_t i = 0; i < limits::kMaxBatchKeys; ++i) names.push_back("absent-" + std::to_string(i));
+  const std::vector<std::string_view> keys(names.begin(), names.end());
+  constexpr size_t kLong = 8;  // more than there are threads
+  std::vector<std::chrono::microseconds> took(kLong);
+  std::atomic<size_t> long_ended{0};
+  for (size_t i = 0; i < kLong; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    client_->ExistsAsync(keys, {.deadline = 30'000ms}, [&, i, begin](std::vector<KeyResult> r) {
+      EXPECT_EQ(r.size(), keys.size());
+      EXPECT_EQ(r.back().code, Code::kMiss);
+      took[i] = std::chrono::duration_cast<std::chrono::microseconds>(
+          std::chrono::steady_clock::now() - begin);
+      ++long_ended;
+    });
   }
-  for (size_t i = 0; i < kPages; ++i) gets.push_back({keys[i], memory[i].data(), kSize});
-  // More long calls than there are threads.
-  std::atomic<size_t> long_calls{0};
-  std::atomic<int> long_ended{0};
-  constexpr int kLong = 6;
-  for (int i = 0; i < kLong; ++i) {
-    client_->GetAsync({gets.data() + i * 8, 8}, {.deadline = 30'000ms},
-                      [&](std::vector<KeyResult> results) {
-                        for (const KeyResult& r : results)
-                          long_calls += r.code == Code::kOk ? 1 : 0;
-                        ++long_ended;
-                      });
-  }
-  Many small = Gets(1, 1000, 1);
-  BeginGet(*client_, *small[0], 30'000ms);
-  ASSERT_TRUE(AllEnded(1, 30s));
-  EXPECT_EQ(small[0]->result.code, Code::kOk);
-  EXPECT_LT(long_ended, kLong) << "the small call came last";
-  ASSERT_TRUE(WaitUntil([&] { return long_ended == kLong; }, 30s));
-  EXPECT_EQ(long_calls, kPages);
-  for (const auto& m : memory) EXPECT_TRUE(IsValueOf(7, m));
+  const auto begin = std::chrono::steady_clock::now();
+  std::chrono::microseconds small_took{0};
+  const std::string_view small = "absent";
+  client_->ExistsAsync({&small, 1}, {.deadline = 30'000ms}, [&](std::vector<KeyResult>) {
+    small_took = std::chrono::duration_cast<std::chrono::microseconds>(
+        std::chrono::steady_clock::now() - begin);
+    ++ended_;
+  });
+  ASSERT_TRUE(WaitUntil([&] { return ended_ == 1 && long_ended == kLong; }, 30s));
+  std::sort(took.begin(), took.end());
+  EXPECT_LT(small_took * 2, took[kLong / 2])
+      << small_took.count() << " us beside calls of " << took[0].count() << " to "
+      << took[kLong - 1].count() << " us";
 }
 
 TEST_F(AsyncTest, ADeadServerCostsMissesNotTime) {

@@ -26,6 +26,7 @@ class MemoryRegion:
         self.address = address
         self.size = size
         self._owner = owner
+        self.registrations = 1  # of the same memory; the last deregister_mr counts
         self.handles: weakref.WeakKeyDictionary[Connection, int] = weakref.WeakKeyDictionary()
 
     def __repr__(self) -> str:
@@ -84,6 +85,11 @@ def register(
     """With all connections there are and will be, or with one. None: none of them took it."""
     region = MemoryRegion(address, size, owner)
     with _lock:
+        # The same memory once more, as after a backend was detached and attached again.
+        for known in _regions if only is None else ():
+            if (known.address, known.size) == (address, size):
+                known.registrations += 1
+                return known
         connections = [only] if only is not None else list(_connections.values())
         errors = [_register_with(connection, region) for connection in connections]
         # Connections to one cluster share what is registered, and the second one says so: one that
@@ -99,6 +105,9 @@ def register(
 def deregister(region: MemoryRegion) -> None:
     """Raises FailedPrecondition while a call uses it."""
     with _lock:
+        if region.registrations > 1:
+            region.registrations -= 1
+            return
         _forget(region)
         _regions.discard(region)
 

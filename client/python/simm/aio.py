@@ -21,7 +21,6 @@ from simm import _waiting
 from simm._memory import span_of
 from simm.client import (
     EXISTS,
-    FIRST_GUESS,
     MISS,
     Client,
     Growing,
@@ -115,7 +114,7 @@ class AsyncClient:
     async def get_many(
         self, keys: Sequence[Key], *, deadline: Optional[float] = None
     ) -> list[Optional[bytes]]:
-        growing = Growing(keys, FIRST_GUESS)
+        growing = Growing(keys)
         while growing:
             asked, buffers = growing.next()
             growing.take(*await self._get(asked, buffers, True, deadline))

@@ -30,8 +30,10 @@ EXISTS = _native.CODES["EXISTS"]
 LENGTH_MISMATCH = _native.CODES["LENGTH_MISMATCH"]
 _NAMES = {code: name for name, code in _native.CODES.items()}
 
-# Of a value whose length is not known: a longer one costs a second round trip.
+# Of a value whose length is not known; a longer one costs a second round trip. Less in a large
+# batch: its buffers are to be 16 MiB together.
 FIRST_GUESS = 64 * 1024
+FIRST_GUESS_OF_ALL = 16 * 1024 * 1024
 
 
 def addresses_of(addresses: Union[str, Sequence[str], None]) -> list[str]:
@@ -96,7 +98,8 @@ def same_length(keys: Sequence[Key], buffers: Sequence[Any]) -> None:
 class Growing:
     """Gets of unknown length: which keys to ask again, with buffers of which size."""
 
-    def __init__(self, keys: Sequence[Key], guess: int) -> None:
+    def __init__(self, keys: Sequence[Key]) -> None:
+        guess = min(FIRST_GUESS, FIRST_GUESS_OF_ALL // max(len(keys), 1))
         self._keys = keys
         self.values: list[Optional[bytes]] = [None] * len(keys)
         self._left = {index: max(guess, 1) for index in range(len(keys))}
@@ -264,7 +267,7 @@ class Client:
         self, keys: Sequence[Key], *, deadline: Optional[float] = None
     ) -> list[Optional[bytes]]:
         """As get."""
-        growing = Growing(keys, FIRST_GUESS)
+        growing = Growing(keys)
         while growing:
             asked, buffers = growing.next()
             spans = [span_of(buffer, writable=True) for buffer in buffers]

@@ -160,8 +160,13 @@ def test_memory_regions(store):
     assert region is not None and region.size == 4 << 16
     view = kv.BlockView.from_buffer(tensor.data_ptr(), 4096, region)
     assert store.put("mr", view) == 0
-    assert kv.register_mr(tensor) is None, "overlaps"
+    assert kv.register_mr(tensor[5:]) is None, "overlaps"
+    assert kv.register_mr(tensor) is region, "a backend that is attached again"
     assert kv.deregister_mr(region) == 0
+    assert kv.register_mr(tensor[5:]) is None, "still registered"
+    assert kv.deregister_mr(region) == 0
+    part = kv.register_mr(tensor[5:])
+    assert part is not None and kv.deregister_mr(part) == 0
     array = np.zeros(4096, np.uint8)
     by_address = kv.register_mr(array.ctypes.data, array.nbytes)
     assert by_address is not None and kv.deregister_mr(by_address) == 0
