@@ -8,10 +8,27 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <string>
 #include <thread>
 
 namespace simm::bench {
 namespace {
+
+// Every thread of the process has been stopped, or has ended.
+bool IsStopped(pid_t pid) {
+  std::error_code gone;
+  const std::filesystem::path tasks = "/proc/" + std::to_string(pid) + "/task";
+  for (const auto& task : std::filesystem::directory_iterator(tasks, gone)) {
+    std::ifstream file(task.path() / "stat");
+    std::string stat;
+    if (!std::getline(file, stat)) continue;
+    const size_t name_end = stat.rfind(')');  // the name before it may hold anything
+    if (name_end + 2 < stat.size() && stat[name_end + 2] != 'T') return false;
+  }
+  return true;
+}
 
 // Runs in the child between fork and exec: async-signal-safe calls only.
 [[noreturn]] void Become(char* const* argv, int log, int error_pipe, pid_t parent) {
@@ -72,7 +89,12 @@ std::optional<int> ChildProcess::Ended() {
 }
 
 void ChildProcess::Signal(int signal) {
-  if (!Ended().has_value()) kill(pid_, signal);
+  if (Ended().has_value()) return;
+  kill(pid_, signal);
+  // A thread that runs goes on until it next enters the kernel: long enough for an answer.
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  while (signal == SIGSTOP && !IsStopped(pid_) && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 bool ChildProcess::WaitUntil(std::chrono::steady_clock::time_point end) {

@@ -28,6 +28,7 @@ class ChildProcess {
   pid_t pid() const { return pid_; }
   // Empty while it runs; otherwise the exit code, or 128 + the signal that ended it.
   std::optional<int> Ended();
+  // SIGSTOP: returns when every thread stands still, after 5 s at the latest.
   void Signal(int signal);
   // SIGTERM, and SIGKILL when it has not ended after `grace`. Waits for the end.
   void Stop(std::chrono::milliseconds grace = std::chrono::seconds(5));
