@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -300,32 +299,6 @@ def test_a_server_that_dies_costs_misses_and_nothing_raises(caplog):
         assert wait_until(lambda: store.mput(keys, views) == [0] * 128, 10)
         assert store.mget(keys, into) == [4096] * 128
         assert torch.equal(back, memory)
-
-
-def test_a_thousand_stores_leave_nothing_behind(cluster):
-    flags_of(cluster)
-
-    def once():
-        store = kv.Store()
-        store.mexists(["a", "b"])
-        block = store.allocate(100_000)
-        store.put("leak", block.view())
-
-    def counts():
-        with open("/proc/self/statm") as statm:
-            pages = int(statm.read().split()[1])
-        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), pages * 4096
-
-    for _ in range(100):
-        once()
-    descriptors, threads, memory = counts()
-    for _ in range(1000):
-        once()
-    wait_until(lambda: counts()[0] <= descriptors and counts()[1] <= threads, 10)
-    after = counts()
-    assert after[0] <= descriptors + 2
-    assert after[1] <= threads + 2
-    assert after[2] - memory < 16 << 20
 
 
 def test_no_torch_at_import():

@@ -156,3 +156,38 @@ print("fine")
         cluster.resume("server-0")
         assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
         assert time.monotonic() - begin < 10
+
+
+def test_a_thousand_stores_leave_nothing_behind(cluster):
+    # A process of its own: connections to the clusters of other tests come and go.
+    done = run(
+        cluster,
+        """
+def once():
+    store = kv.Store()
+    store.mexists(["a", "b"])
+    block = store.allocate(100_000)
+    store.put("leak", block.view())
+
+def counts():
+    with open("/proc/self/statm") as statm:
+        pages = int(statm.read().split()[1])
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), pages * 4096
+
+for _ in range(100):
+    once()
+before = counts()
+for _ in range(1000):
+    once()
+end = time.monotonic() + 10
+while time.monotonic() < end and counts()[:2] > before[:2]:
+    time.sleep(0.005)
+after = counts()
+assert after[0] <= before[0] + 2, f"descriptors: {before[0]}, then {after[0]}"
+assert after[1] <= before[1] + 2, f"threads: {before[1]}, then {after[1]}"
+assert after[2] <= before[2] + (16 << 20), f"bytes: {before[2]}, then {after[2]}"
+print("fine")
+""",
+        seconds=120,
+    )
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
