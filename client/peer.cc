@@ -180,52 +180,6 @@ Result<Peer::Bond> Peer::Session() {
   return bond;
 }
 
-Peer::Way Peer::MakeWay(transport::Transport& transport, const rpc::TransportOffer& offer,
-                        const rpc::HandshakeReply& reply) const {
-  auto pool = std::make_shared<PoolAccess>();
-  pool->view = {.bucket_count = reply.pool.bucket_count,
-                .buckets_offset = reply.pool.buckets_offset,
-                .index_bytes = reply.pool.index_bytes,
-                .data_bytes = reply.pool.data_bytes};
-  pool->overflow_offset = reply.pool.overflow_offset;
-  pool->boot = reply.boot_id;
-  for (const auto& chunk : offer.index)
-    pool->index.chunks.push_back({chunk.offset, chunk.length, chunk.key});
-  for (const auto& chunk : offer.data)
-    pool->data.chunks.push_back({chunk.offset, chunk.length, chunk.key});
-  pool->locations = env_.locations;
-  pool->lost = lost_lanes_;
-  if (transport.capabilities().needs_registration) {
-    pool->registrar = &transport;
-    pool->bounce = env_.bounce;
-  }
-  return {0, &transport, offer.endpoint, std::move(pool)};
-}
-
-// The one-sided transports that both sides speak, with what is needed to use them.
-void Peer::FindWays(Bond* bond, std::string* reason) const {
-  const rpc::HandshakeReply& reply = bond->reply;
-  if (env_.one_sided.empty()) {
-    *reason = env_.one_sided_missing.empty() ? "chosen by --transport" : env_.one_sided_missing;
-    return;
-  }
-  if (reply.layout != protocol::LayoutFingerprint()) {
-    *reason = "the server's pool has a layout that this program does not know";
-    return;
-  }
-  for (auto* const transport : env_.one_sided) {
-    for (const rpc::TransportOffer& offer : reply.offers) {
-      if (offer.transport != transport->name()) continue;
-      bond->ways.push_back(MakeWay(*transport, offer, reply));
-      bond->ways.back().rank = bond->ways.size();
-    }
-  }
-  *reason = "the best that both sides speak";
-  if (!bond->ways.empty()) return;
-  *reason = "the server offers no other that this client speaks";
-  if (!env_.one_sided_missing.empty()) *reason += "; " + env_.one_sided_missing;
-}
-
 Result<std::unique_ptr<Lane>> Peer::ConnectOver(transport::Transport& transport,
                                                 const std::string& endpoint, const Bond& bond,
                                                 std::shared_ptr<const PoolAccess> pool) {
@@ -253,34 +207,6 @@ Result<std::unique_ptr<Lane>> Peer::Connect(RoadKind kind) {
     }
   }
   return ConnectOver(env_.messages, bond->reply.endpoint, *bond, nullptr);
-}
-
-// The way does not work from here now (another host, no rights, no memory, a link that is down):
-// what is left does, and it is tried again later.
-void Peer::GiveUpWay(const std::shared_ptr<const PoolAccess>& pool, const Status& why) {
-  MutexLock lock(mutex_);
-  if (!session_) return;
-  auto& ways = session_->ways;
-  const auto way =
-      std::find_if(ways.begin(), ways.end(), [&](const Way& w) { return w.pool == pool; });
-  if (way == ways.end()) return;
-  given_up_ +=
-      (given_up_.empty() ? "" : "; ") + std::string(way->transport->name()) + ": " + why.message();
-  failed_ways_.push_back(std::move(*way));
-  ways.erase(way);
-  next_way_try_ = Now() + way_backoff_;
-  way_backoff_ = std::min<Duration>(way_backoff_ * 2, limits::kWayRetryMax);
-  prefer_one_sided_ = !ways.empty();
-}
-
-void Peer::RetryWaysLocked(Instant now) {
-  if (failed_ways_.empty() || now < next_way_try_) return;
-  auto& ways = session_->ways;
-  for (Way& way : failed_ways_) ways.push_back(std::move(way));
-  failed_ways_.clear();
-  std::sort(ways.begin(), ways.end(), [](const Way& a, const Way& b) { return a.rank < b.rank; });
-  given_up_.clear();
-  prefer_one_sided_ = true;
 }
 
 void Peer::OpenLane(RoadKind kind) {
@@ -473,30 +399,6 @@ void Peer::Maintain(Instant now) {
     keeping_alive_ = true;
     env_.tasks.Run([self = shared_from_this()] { self->Keepalive(); });
   }
-}
-
-size_t Peer::OneSidedLanes() const {
-  MutexLock lock(mutex_);
-  return roads_[kOneSided].lanes;
-}
-
-// Lanes are taken from the back and given back there: the first one has rested longest.
-std::optional<Instant> Peer::LongestUnused() const {
-  MutexLock lock(mutex_);
-  const auto& idle = roads_[kOneSided].idle;
-  if (idle.empty()) return std::nullopt;
-  return idle.front()->last_used();
-}
-
-bool Peer::CloseLongestUnused() {
-  std::unique_ptr<Lane> lane;  // closed outside the lock
-  MutexLock lock(mutex_);
-  Road& road = roads_[kOneSided];
-  if (road.idle.empty()) return false;
-  lane = std::move(road.idle.front());
-  road.idle.erase(road.idle.begin());
-  --road.lanes;
-  return true;
 }
 
 void Peer::Retire() {

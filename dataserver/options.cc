@@ -52,6 +52,9 @@ config::ConfigSpec MakeSpec(ServerOptions* options) {
   spec.Integer("threads", &options->threads, 0u, 256u,
                "threads of the data port; 0: one per processor, at most 16");
   spec.Bool("prefault", &options->prefault, "touch all of the pool's memory at the start");
+  spec.Bool("huge-pages", &options->huge_pages,
+            "lay the pool on huge pages if enough are free (sysctl vm.nr_hugepages), else on "
+            "ordinary ones; with --pool: put its path on hugetlbfs instead");
   spec.Bool("verify-puts", &options->verify_puts,
             "compare the checksum of a put over tcp with its bytes before it is stored; readers "
             "compare in any case");

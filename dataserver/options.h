@@ -27,6 +27,7 @@ struct ServerOptions {
   transport::RdmaOptions rdma;
   uint32_t threads = 0;  // 0: one per processor, at most 16
   bool prefault = true;
+  bool huge_pages = true;
   bool verify_puts = true;
   bool verify_commits = false;
   std::chrono::milliseconds session_timeout{10'000};

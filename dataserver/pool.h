@@ -22,7 +22,8 @@ struct PoolOptions {
   // Empty: anonymous (memfd). Else two files, PATH.index and PATH.data, made anew under temporary
   // names and renamed into place; the old files' pool id is kept and the incarnation is one higher.
   std::string path;
-  bool prefault = true;  // touch every page at the start, in parallel
+  bool prefault = true;     // touch every page at the start, in parallel
+  bool huge_pages = false;  // anonymous pools: data on huge pages if enough of them are free
 };
 
 // Bytes of the data file by state (DESIGN 4): their sum is data_bytes at any time.

@@ -69,13 +69,15 @@ int PopulateChunk(std::byte* at, size_t bytes) {
 Status Prefault(const PoolOptions& options, MutableByteSpan memory) {
   std::atomic<size_t> next{0};
   std::atomic<int> error{0};
+  ProgressLog progress("taking memory", memory.size());
   const auto work = [&] {
     for (;;) {
       const size_t at = next.fetch_add(kPrefaultChunk);
       if (at >= memory.size() || error.load() != 0) return;
-      const int failed =
-          PopulateChunk(memory.data() + at, std::min(kPrefaultChunk, memory.size() - at));
-      if (failed != 0) error.store(failed);
+      const size_t bytes = std::min(kPrefaultChunk, memory.size() - at);
+      if (const int failed = PopulateChunk(memory.data() + at, bytes); failed != 0)
+        error.store(failed);
+      progress.Add(bytes);
     }
   };
   const size_t chunks = (memory.size() + kPrefaultChunk - 1) / kPrefaultChunk;
@@ -122,6 +124,17 @@ Result<Mapping> Map(int fd, uint64_t bytes, bool reserve, const PoolOptions& opt
 // Sealable, so that a peer that maps it cannot cut it short (transport/shm seals it).
 int NewAnonymousFile(const char* name) {
   return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+}
+
+// Huge pages spare the processor and RDMA devices translations. The system's administrator sets
+// them aside (vm.nr_hugepages); mapping reserves them, taking them may still meet a group's limit.
+Result<Mapping> MapHuge(uint64_t bytes, const PoolOptions& options, const std::string& name) {
+  const int fd = memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB);
+  if (fd < 0) return Unavailable("no huge pages: " + Errno());
+  Result<Mapping> mapping = Map(fd, bytes, /*reserve=*/false, options, name);
+  if (!mapping.ok()) return mapping;
+  SIMM_RETURN_IF_ERROR(Prefault(options, mapping->bytes()));
+  return mapping;
 }
 
 int NewFile(const std::string& path) {
@@ -211,7 +224,19 @@ Status PoolFiles::Make(const PoolOptions& options, const protocol::PoolGeometry&
     // it.
     (void)unlink(data_name.c_str());
   }
-  const uint64_t needed = index_bytes_ + data_bytes_;
+  if (anonymous && options.huge_pages) {
+    if (auto huge = MapHuge(data_bytes_, options, data_name); huge.ok()) {
+      data_ = std::move(huge).value();
+      SIMM_LOG_INFO("the pool lies on huge pages");
+    } else {
+      SIMM_LOG_INFO(
+          "the pool lies on ordinary pages: not enough huge ones for {} are free (sysctl "
+          "vm.nr_hugepages)",
+          FormatSize(data_bytes_));
+    }
+  }
+  const bool huge = data_.fd() >= 0;
+  const uint64_t needed = index_bytes_ + (huge ? 0 : data_bytes_);
   if (const uint64_t available = AvailableMemory();
       anonymous && options.prefault && needed > available) {
     return Unavailable(TooLittleMemory(options, FormatSize(available) + " are available"));
@@ -229,10 +254,10 @@ Status PoolFiles::Make(const PoolOptions& options, const protocol::PoolGeometry&
     return Status::Ok();
   };
   SIMM_RETURN_IF_ERROR(map(index_name, index_bytes_, &index_));
-  SIMM_RETURN_IF_ERROR(map(data_name, data_bytes_, &data_));
+  if (!huge) SIMM_RETURN_IF_ERROR(map(data_name, data_bytes_, &data_));
   if (options.prefault) {
     SIMM_RETURN_IF_ERROR(Prefault(options, index_.bytes()));
-    SIMM_RETURN_IF_ERROR(Prefault(options, data_.bytes()));
+    if (!huge) SIMM_RETURN_IF_ERROR(Prefault(options, data_.bytes()));
   }
   WriteSuperblock(geometry);
   if (anonymous) return Status::Ok();

@@ -67,7 +67,8 @@ Status Server::Open() {
   auto pool = Pool::Create({.memory_bytes = options_.memory_bytes,
                             .mean_value_bytes = options_.mean_value_bytes,
                             .path = options_.pool,
-                            .prefault = options_.prefault},
+                            .prefault = options_.prefault,
+                            .huge_pages = options_.huge_pages},
                            MonotonicClock::Get());
   if (!pool.ok()) return pool.status();
   pool_ = std::move(*pool);

@@ -16,7 +16,7 @@ quickstart  | 4  | deploy/quickstart.sh, a small one, twice
 asan        | 25 | clang, -Wthread-safety, AddressSanitizer and UBSan: all tests, real processes too
 tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
 python      | 8  | pip install ./client/python, then its tests on a cluster of real processes
-rdma        | 10 | RDMA on Soft-RoCE in a virtual machine: the contract, real processes, beside perftest
+rdma        | 10 | Soft-RoCE in a virtual machine: the contract, real processes, beside perftest
 fuzz        | 6  | each libFuzzer target for 20 s from its seed corpus
 '
 jobs="$(nproc)"

@@ -4,6 +4,9 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
+
+#include "common/base/bytes.h"
 
 namespace simm {
 namespace {
@@ -53,6 +56,17 @@ int64_t LogLimiter::Allow(Instant now) {
     return -1;
   }
   return suppressed_.exchange(0, std::memory_order_relaxed);
+}
+
+ProgressLog::ProgressLog(std::string what, uint64_t total_bytes)
+    : what_(std::move(what)), total_bytes_(total_bytes), limiter_(std::chrono::seconds(2)) {
+  (void)limiter_.Allow(MonotonicClock::Get().Now());
+}
+
+void ProgressLog::Add(uint64_t bytes) {
+  const uint64_t done = done_bytes_.fetch_add(bytes) + bytes;
+  if (done >= total_bytes_ || limiter_.Allow(MonotonicClock::Get().Now()) < 0) return;
+  SIMM_LOG_INFO("{}: {} of {}", what_, FormatSize(done), FormatSize(total_bytes_));
 }
 
 }  // namespace simm

@@ -26,6 +26,20 @@ class LogLimiter {
   std::atomic<int64_t> suppressed_{0};
 };
 
+// Tells how far a long piece of work is: "WHAT: 12.0 GiB of 64.0 GiB", every 2 s, and nothing when
+// it takes less. Thread-safe.
+class ProgressLog {
+ public:
+  ProgressLog(std::string what, uint64_t total_bytes);
+  void Add(uint64_t bytes);
+
+ private:
+  const std::string what_;
+  const uint64_t total_bytes_;
+  std::atomic<uint64_t> done_bytes_{0};
+  LogLimiter limiter_;
+};
+
 }  // namespace simm
 
 #define SIMM_LOG_DEBUG(...) ::spdlog::debug(__VA_ARGS__)

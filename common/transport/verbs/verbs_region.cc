@@ -5,6 +5,8 @@
 #include <cerrno>
 #include <thread>
 
+#include "common/base/log.h"
+
 namespace simm::transport {
 namespace {
 
@@ -62,9 +64,11 @@ int VerbsRegion::RegisterOne(Chunk& chunk) const {
 Status VerbsRegion::RegisterAll() {
   std::atomic<size_t> next{0};
   std::atomic<int> error{0};
+  ProgressLog progress("registering with " + device_->name(), memory_.size());
   const auto work = [&] {
     for (size_t i = next++; i < chunks_.size() && error == 0; i = next++) {
       if (const int failed = RegisterOne(chunks_[i]); failed != 0) error = failed;
+      progress.Add(chunks_[i].length);
     }
   };
   const size_t wanted = std::min<size_t>(

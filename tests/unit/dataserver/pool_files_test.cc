@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -52,6 +54,53 @@ TEST_F(PoolFilesTest, AnonymousPoolsAreDistinct) {
   EXPECT_EQ(block.data_bytes, (*a)->geometry().data_bytes);
   EXPECT_GE((*a)->index_fd(), 0);
   EXPECT_GE((*a)->data_fd(), 0);
+}
+
+// The system's huge pages of the default size; what there were comes back at the end.
+class HugePages {
+ public:
+  HugePages() { std::ifstream(kPath) >> before_; }
+  ~HugePages() { Set(before_); }
+  // False: not allowed, or not so many could be made.
+  bool Set(uint64_t count) {
+    std::ofstream(kPath) << count;
+    uint64_t now = 0;
+    std::ifstream(kPath) >> now;
+    return now == count;
+  }
+
+ private:
+  static constexpr char kPath[] = "/proc/sys/vm/nr_hugepages";
+  uint64_t before_ = 0;
+};
+
+bool OnHugePages(int fd) {
+  struct statfs fs {};
+  return fstatfs(fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC;
+}
+
+TEST_F(PoolFilesTest, HugePagesAreTakenWhereThereAreEnough) {
+  options_.path.clear();
+  options_.huge_pages = true;
+  HugePages pages;
+  if (!pages.Set(8)) {
+    std::printf("WARNING: HUGE PAGES ARE NOT TESTED HERE: vm.nr_hugepages cannot be set\n");
+  } else {
+    auto pool = Open();
+    ASSERT_TRUE(pool.ok()) << pool.status().ToString();
+    EXPECT_TRUE(OnHugePages((*pool)->data_fd()));
+    std::memset((*pool)->data_memory().data(), 1, (*pool)->data_memory().size());
+    EXPECT_TRUE((*pool)->Audit().ok());
+    // The next one finds too few and does without.
+    options_.memory_bytes = 32 << 20;
+    auto larger = Open();
+    ASSERT_TRUE(larger.ok()) << larger.status().ToString();
+    EXPECT_FALSE(OnHugePages((*larger)->data_fd()));
+  }
+  options_.huge_pages = false;
+  auto plain = Open();
+  ASSERT_TRUE(plain.ok());
+  EXPECT_FALSE(OnHugePages((*plain)->data_fd()));
 }
 
 TEST_F(PoolFilesTest, RestartKeepsTheIdentityAndRaisesTheIncarnation) {

@@ -1,0 +1,164 @@
+// RDMA between real processes: too small limits, and what a faulty client can not do.
+
+#include <fstream>
+
+#include "common/protocol/pool_layout.h"
+#include "common/rpc/dataserver_stub.h"
+#include "tests/rdma/cluster_verbs_fixture.h"
+
+namespace simm {
+namespace {
+
+// Bounding set and limit as an ordinary service has them.
+TEST_F(VerbsClusterTest, TooLittleLockableMemoryIsAClearRefusalOrTcp) {
+  StartCluster(Far(1));
+  const auto start = [&](const std::string& transport) {
+    return bench::ChildProcess::Start({"/usr/bin/prlimit",
+                                       "--memlock=8388608",
+                                       "/usr/bin/setpriv",
+                                       "--bounding-set=-ipc_lock",
+                                       BinDir() + "/simm-dataserver",
+                                       "--manager",
+                                       cluster_->manager_address(),
+                                       "--name",
+                                       "limited",
+                                       "--memory",
+                                       "64MiB",
+                                       "--listen",
+                                       "127.0.0.1:0",
+                                       "--data-listen",
+                                       "127.0.0.1:0",
+                                       "--http",
+                                       "off",
+                                       "--advertise",
+                                       "127.0.0.1",
+                                       "--transport",
+                                       transport},
+                                      cluster_->folder() + "/limited.log");
+  };
+  const auto said = [&] {
+    std::ifstream log(cluster_->folder() + "/limited.log");
+    return std::string{std::istreambuf_iterator<char>(log), std::istreambuf_iterator<char>()};
+  };
+  auto strict = start("verbs");
+  ASSERT_TRUE(strict.ok());
+  ASSERT_TRUE(WaitUntil([&] { return (*strict)->Ended().has_value(); }, 20s));
+  EXPECT_EQ(*(*strict)->Ended(), 1) << said();
+  EXPECT_NE(said().find("ulimit -l"), std::string::npos) << said();
+  auto lenient = start("auto");
+  ASSERT_TRUE(lenient.ok());
+  EXPECT_TRUE(WaitUntil([&] { return Status().nodes.size() == 2; }, 20s)) << said();
+  EXPECT_NE(said().find("ulimit -l"), std::string::npos) << said();
+}
+
+// A client of its own making, with what the handshake tells everybody.
+class FaultyClient {
+ public:
+  Status Open(const std::string& control_address) {
+    rpc::HandshakeRequest request;
+    request.client_name = "faulty";
+    request.transports = {"verbs", "tcp"};
+    auto reply = rpc::Handshake(control_address, request, 5s);
+    if (!reply.ok()) return reply.status();
+    reply_ = *reply;
+    if (reply_.offers.size() != 1) return Status(Code::kUnavailable, "no offer of verbs");
+    transport::RdmaOptions options;
+    options.bootstrap = [](const std::string& endpoint, const std::string& offer,
+                           Duration timeout) {
+      return rpc::OpenLane(endpoint, {"verbs", offer}, timeout);
+    };
+    auto transport = transport::OpenVerbs(options);
+    if (!transport.ok()) return transport.status();
+    transport_ = std::move(*transport);
+    auto lane =
+        transport_->Connect(reply_.offers[0].endpoint, {reply_.session, reply_.incarnation}, 5s);
+    if (!lane.ok()) return lane.status();
+    lane_ = std::move(*lane);
+    lane_->Start(&receiver_);
+    auto region = transport_->Register(memory_, transport::kLocalOnly);
+    if (!region.ok()) return region.status();
+    region_ = std::move(*region);
+    return Status::Ok();
+  }
+  // One READ or WRITE of this client's memory; how it ended.
+  Status Do(transport::Op op, const std::vector<rpc::RegionChunk>& chunks, uint64_t offset,
+            size_t bytes) {
+    transport::RemoteRegion remote;
+    for (const auto& chunk : chunks)
+      remote.chunks.push_back({chunk.offset, chunk.length, chunk.key});
+    const transport::MutableSegment local = {memory_.data(), bytes, region_.get()};
+    transport::CountingCompletion done;
+    transport::WorkItem item;
+    item.op = op;
+    item.local = {&local, 1};
+    item.remote = &remote;
+    item.remote_offset = offset;
+    item.completion = &done;
+    if (const Status posted = lane_->Post({&item, 1}); !posted.ok()) return posted;
+    for (const Stopwatch watch; done.calls == 0 && watch.Elapsed() < 10s;) lane_->Progress();
+    EXPECT_EQ(done.calls, 1);
+    return done.last;
+  }
+  const rpc::TransportOffer& offer() const { return reply_.offers[0]; }
+  const rpc::HandshakeReply& reply() const { return reply_; }
+  std::vector<std::byte>& memory() { return memory_; }
+
+ private:
+  rpc::HandshakeReply reply_;
+  transport::RecordingReceiver receiver_;
+  std::vector<std::byte> memory_ = std::vector<std::byte>(1 << 20, std::byte{0xee});
+  std::unique_ptr<transport::Transport> transport_;
+  std::unique_ptr<transport::LocalRegion> region_;
+  std::unique_ptr<transport::Connection> lane_;
+};
+
+TEST_F(VerbsClusterTest, NobodyWritesTheIndexAndDamageToValuesIsAMiss) {
+  StartCluster(Far(1));
+  Prepare(4, 50'000);
+  ExpectPut();
+  ExpectAllRight();
+  const std::string control = cluster_->server_ready(0).listen;
+  FaultyClient reader;
+  ASSERT_TRUE(reader.Open(control).ok());
+  EXPECT_TRUE(reader.Do(transport::Op::kRead, reader.offer().index, 0, 4096).ok());
+  EXPECT_EQ(reader.Do(transport::Op::kWrite, reader.offer().index, 4096, 64).code(),
+            Code::kUnavailable)
+      << "the index may be read only";
+  ExpectAllRight();
+
+  // Behind no lease at all: over the values of others.
+  FaultyClient writer;
+  ASSERT_TRUE(writer.Open(control).ok());
+  for (uint64_t at = 0; at + (1 << 20) <= writer.reply().pool.data_bytes; at += 1 << 20)
+    ASSERT_TRUE(writer.Do(transport::Op::kWrite, writer.offer().data, at, 1 << 20).ok());
+  EXPECT_EQ(RightOrMiss(GetPrepared()), 0u) << "wrong bytes are found out";
+  EXPECT_TRUE(WaitUntil([&] { return PutPrepared()[0].code == Code::kOk; }, 10s))
+      << "damaged values are dropped, so that they do not shadow their keys";
+}
+
+TEST_F(VerbsClusterTest, KeysOfAnEarlierIncarnationOpenNothing) {
+  StartCluster(Far(1));
+  FaultyClient before;
+  ASSERT_TRUE(before.Open(cluster_->server_ready(0).listen).ok());
+  ASSERT_TRUE(before.Do(transport::Op::kRead, before.offer().data, 0, 4096).ok());
+  const rpc::TransportOffer old = before.offer();
+  cluster_->server(0)->Kill();
+  ASSERT_TRUE(cluster_->StartServer(0).ok());
+  ASSERT_TRUE(cluster_->WaitAlive(1, 20s).ok());
+  EXPECT_FALSE(before.Do(transport::Op::kRead, old.data, 0, 4096).ok()) << "its lane is dead";
+  FaultyClient after;
+  ASSERT_TRUE(WaitUntil(
+      [&] {
+        after = FaultyClient();
+        return after.Open(cluster_->server_ready(0).listen).ok();
+      },
+      10s));
+  if (old.data[0].key == after.offer().data[0].key) {
+    std::printf("bench: the device gave the same key again; the lane alone keeps them apart\n");
+  } else {
+    EXPECT_FALSE(after.Do(transport::Op::kRead, old.data, 0, 4096).ok());
+  }
+}
+
+}  // namespace
+}  // namespace simm
