@@ -1,0 +1,444 @@
+"""HiCacheSimm: SGLang's HiCache keeps its pages in SiMM."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sglang.srt.mem_cache.hicache_storage import (
+    HiCacheStorage,
+    HiCacheStorageConfig,
+    PoolName,
+    PoolTransferResult,
+)
+
+from simm.sglang import hits, nic
+from simm.sglang.config import Config, ConfigError, load
+from simm.sglang.contract import result, text_of, value_format
+from simm.sglang.guards import Breaker, NegativeCache, QuietLog
+from simm.sglang.keys import Identity, Shard, namespace_of
+from simm.sglang.pools import (
+    BACKED_UP_BY_ALL,
+    PagePool,
+    describe,
+    is_logical,
+    memory_of,
+)
+from simm.sglang.stats import Counters
+from simm.sglang.transfer import Moved, Transfer, milliseconds
+from simm.sglang.values import NamedValues, leading_found
+
+logger = logging.getLogger("simm.sglang")
+
+PROBE_KEYS = 16
+PROBE_DEADLINE_MS = 250
+ANCHOR = "kv"
+
+
+class HiCacheSimm(HiCacheStorage):
+    """A storage backend for `--hicache-storage-backend dynamic`; README.md says how to name it.
+
+    SGLang makes one for each rank and calls exists, get and set each from a thread of its own;
+    all methods may be called from any thread. The constructor and the register methods raise
+    (ValueError: a setting or a layout that cannot work; simm.errors.SimmError: the cluster cannot
+    be reached), which ends SGLang's start. No other method raises or lasts longer than its
+    deadline: a page that cannot be had is a miss. Host pools must outlive the backend or its close.
+    """
+
+    def __init__(self, storage_config: HiCacheStorageConfig, kwargs: Any = None):
+        """`kwargs`: what SGLang passes on to dynamic backends; not used.
+
+        The cluster is called when the host pool is registered, since the namespace names its
+        format.
+        """
+        extra = storage_config.extra_config or {}
+        if "class_name" in extra and not extra.get("interface_v1"):
+            raise ConfigError(
+                "--hicache-storage-backend-extra-config: "
+                f"interface_v1={extra.get('interface_v1')!r}: "
+                "must be 1, else SGLang copies each page and asks for it under another name"
+            )
+        if getattr(storage_config, "dcp_size", 1) > 1:
+            raise ConfigError("decode context parallelism is not served: start with --dcp-size 1")
+        self.config: Config = load(extra, os.environ)
+        self._storage_config = storage_config
+        self._shard = Shard(
+            tp_rank=storage_config.tp_rank,
+            tp_size=storage_config.tp_size,
+            pp_rank=storage_config.pp_rank,
+            pp_size=storage_config.pp_size,
+            cp_rank=getattr(storage_config, "attn_cp_rank", 0),
+            cp_size=getattr(storage_config, "attn_cp_size", 1),
+        )
+        self.namespace = ""
+        self.registered_pools: dict[str, Any] = {}
+        self._pools: dict[str, PagePool] = {}
+        self._ranges: dict[tuple[int, int], int] = {}
+        self._client: Any = None
+        self._transfer: Transfer | None = None
+        self._values: NamedValues | None = None
+        self._closed = False
+        self._counters = Counters(storage_config.enable_storage_metrics)
+        self._quiet = QuietLog(logger)
+        self._negative = NegativeCache(self.config.negative_ttl_s)
+        self._breaker = Breaker(self._probe, self._negative.clear)
+
+    # Start: these raise.
+
+    def register_mem_pool_host(self, mem_pool_host: Any) -> None:
+        """Connects, with a namespace for this pool's format, and registers the pool's memory."""
+        self.mem_pool_host = mem_pool_host
+        anchor = None if is_logical(mem_pool_host) else self._describe(ANCHOR, mem_pool_host)
+        self._connect(mem_pool_host)
+        if anchor is not None:
+            self._register_memory(ANCHOR, mem_pool_host)
+            self._pools[ANCHOR] = anchor
+        logger.info(
+            "SiMM is HiCache's storage: namespace %s, %s, %s",
+            self.namespace,
+            f"{anchor.page_bytes} B a page in {len(anchor.sizes)} values" if anchor else "no KV",
+            ", ".join(f"{s['name']} ({s['address']})" for s in self._client.servers())
+            or "no server",
+        )
+
+    def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
+        """Registers a further pool: its memory and what its pages consist of."""
+        name = text_of(host_pool_name)
+        self.registered_pools[name] = host_pool
+        if is_logical(host_pool) or (name == ANCHOR and host_pool is self.mem_pool_host):
+            return
+        described = self._describe(name, host_pool)
+        sharded = not described.replicated and name not in BACKED_UP_BY_ALL
+        if self._storage_config.is_mla_model and sharded and self._shard.tp_size > 1:
+            logger.warning(
+                "host pool %s holds another part of the page on each rank, but SGLang backs it up "
+                "on rank 0 only: prefixes that need it are misses on the other ranks",
+                name,
+            )
+        self._register_memory(name, host_pool)
+        self._pools[name] = described
+
+    def _describe(self, name: str, pool: Any) -> PagePool:
+        config = self._storage_config
+        return describe(
+            name,
+            pool,
+            self._shard,
+            config.is_mla_model,
+            config.tp_lcm_size,
+            config.should_split_heads,
+        )
+
+    def _connect(self, pool: Any) -> None:
+        from simm._native import CODES, NativeClient
+
+        identity = Identity(
+            tag=self.config.extra_backend_tag,
+            model=self.config.model_id or self._storage_config.model_name or "",
+            dtype=value_format(pool, self.config.kv_dtype),
+            page_size=int(pool.page_size),
+            layout=str(pool.layout),
+            pp_size=self._shard.pp_size,
+            cp_size=self._shard.cp_size,
+        )
+        self.namespace = namespace_of(identity)
+        memory = [] if is_logical(pool) else memory_of(pool)
+        node = nic.node_of_memory(memory[0][0]) if memory else None
+        devices = self.config.devices or nic.near(node, nic.devices())
+
+        def connect() -> Any:
+            return NativeClient(
+                list(self.config.manager_address),
+                namespace=self.namespace,
+                transport=self.config.transport,
+                verify=self.config.verify,
+                connect_timeout_ms=milliseconds(self.config.connect_timeout_s),
+                max_lanes_per_server=self.config.max_lanes_per_server,
+            )
+
+        with nic.offered(devices):
+            self._client = nic.run_near(node, connect)
+        logger.info("NUMA node of the host pool: %s; RDMA devices: %s", node, devices or "none")
+        self._transfer = Transfer(
+            self._client, CODES, self._breaker, self._negative, self.config.step_bytes
+        )
+        self._values = NamedValues(self._client, CODES)
+
+    def _register_memory(self, name: str, pool: Any) -> None:
+        for address, size in memory_of(pool):
+            inside = (a <= address and address + size <= a + n for a, n in self._ranges)
+            if any(inside):
+                continue
+            try:
+                self._ranges[address, size] = self._client.register_memory(address, size)
+            except Exception as error:
+                raise RuntimeError(
+                    f"host pool {name}: {size} B at {address:#x} cannot be registered ({error}). "
+                    "With RDMA, raise the limit of locked memory: ulimit -l unlimited"
+                ) from error
+
+    # Data calls: these never raise.
+
+    def batch_exists(self, keys: list[str], extra_info: Any = None) -> int:
+        """How many pages from the start are there, 0 to len(keys)."""
+        return self._guarded("exists", 0, lambda: self._leading(keys))
+
+    def _leading(self, keys: list[str]) -> int:
+        if ANCHOR not in self._pools:
+            return len(keys)  # a logical anchor: its side pools decide
+        there = self._transfer.exists(self._pools[ANCHOR], keys, self.config.deadline_s)
+        found = hits.leading(there)
+        self._counters.asked(len(keys), found)
+        return found
+
+    def batch_exists_v2(
+        self, keys: list[str], pool_transfers: Any = None, extra_info: Any = None
+    ) -> PoolTransferResult:
+        """The longest prefix that KV and the given pools can serve, and each pool's own reach."""
+        return self._guarded(
+            "exists", result(set(), {}), lambda: self._usable(keys, pool_transfers or [])
+        )
+
+    def _usable(self, keys: list[str], transfers: Sequence[Any]) -> PoolTransferResult:
+        asked = []
+        if ANCHOR in self._pools:
+            asked.append((None, self._pools[ANCHOR], keys))
+        for transfer in transfers:
+            pool = self._pool(transfer.name)
+            if pool is not None:
+                by_group = text_of(transfer.hit_policy) == "block_groups"
+                asked.append((transfer, pool, (transfer.keys or []) if by_group else keys))
+        pools = [(pool, hashes) for _, pool, hashes in asked]
+        answers = self._transfer.exists_in(pools, self.config.deadline_s)
+        kv_pages = hits.leading(answers[0]) if ANCHOR in self._pools else len(keys)
+        usable = set(range(1, kv_pages + 1))
+        reach: dict[Any, int] = {PoolName.KV: kv_pages} if kv_pages else {}
+        for (transfer, _, _), there in zip(asked, answers, strict=True):
+            if transfer is not None:
+                self._narrow(transfer, there, kv_pages, usable, reach)
+        self._counters.asked(len(keys), max(usable, default=0))
+        return result(usable, reach)
+
+    @staticmethod
+    def _narrow(transfer, there, kv_pages, usable: set[int], reach: dict[Any, int]) -> None:
+        """Takes out of `usable` what one pool cannot serve, and notes its own reach."""
+        policy = text_of(transfer.hit_policy)
+        if policy == "block_groups":
+            # A second form of the KV pages: it has a reach of its own and narrows nothing.
+            groups = hits.complete_groups(there, transfer.group_pages)
+            reach[transfer.name] = groups * transfer.block_pages
+            return
+        if policy == "trailing_pages":
+            own = hits.usable_trailing(there, kv_pages, len(transfer.keys or ()))
+        elif policy == "all_pages":
+            own = hits.usable_all_pages(there, kv_pages)
+        else:
+            own = set()  # a policy of a later release: nothing can be promised
+        if own:
+            reach[transfer.name] = max(own)
+        usable &= own
+
+    def batch_get_v1(
+        self, keys: list[str], host_indices: Any, extra_info: Any = None
+    ) -> list[bool]:
+        """Reads pages into the host pool, one bool a page; none behind the first failure."""
+        return self._guarded(
+            "get", [False] * len(keys), lambda: self._one(self._read, keys, host_indices)
+        )
+
+    def batch_set_v1(
+        self, keys: list[str], host_indices: Any, extra_info: Any = None
+    ) -> list[bool]:
+        """Writes pages that are not there yet, one bool a page: it is there now."""
+        return self._guarded(
+            "set", [False] * len(keys), lambda: self._one(self._write, keys, host_indices)
+        )
+
+    def _one(self, move: Callable[..., Moved], keys: list[str], host_indices: Any) -> list[bool]:
+        if ANCHOR not in self._pools or not keys:
+            return [True] * len(keys)
+        return move(self._pools[ANCHOR], keys, host_indices).results
+
+    def batch_get_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict:
+        """As batch_get_v1 for each of the given pools: {pool's name: one bool a page}."""
+        return self._guarded(
+            "get", _all_false(transfers), lambda: self._several(self._read, transfers)
+        )
+
+    def batch_set_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict:
+        """As batch_set_v1 for each of the given pools: {pool's name: one bool a page}."""
+        return self._guarded(
+            "set", _all_false(transfers), lambda: self._several(self._write, transfers)
+        )
+
+    def _several(self, move: Callable[..., Moved], transfers: Sequence[Any]) -> dict:
+        results = _all_false(transfers)
+        for transfer in transfers:
+            keys = transfer.keys or []
+            pool = self._pool(transfer.name)
+            if pool is None or not keys:
+                results[transfer.name] = [True] * len(keys)
+                continue
+            results[transfer.name] = move(pool, keys, transfer.host_indices).results
+        return results
+
+    def _pool(self, name: Any) -> PagePool | None:
+        """None: a logical pool, which has no bytes. KeyError: not registered."""
+        text = text_of(name)
+        if text in self._pools:
+            return self._pools[text]
+        if text in self.registered_pools or (text == ANCHOR and is_logical(self.mem_pool_host)):
+            return None
+        raise KeyError(f"host pool {text} is not registered; registered are {list(self._pools)}")
+
+    def _read(self, pool: PagePool, keys: list[str], host_indices: Any) -> Moved:
+        start = time.monotonic()
+        moved = self._transfer.read(pool, keys, host_indices, self.config.deadline_s)
+        self._account("get", pool, keys, moved, time.monotonic() - start)
+        return moved
+
+    def _write(self, pool: PagePool, keys: list[str], host_indices: Any) -> Moved:
+        start = time.monotonic()
+        moved = self._transfer.write(pool, keys, host_indices, self.config.set_deadline_s)
+        self._account("set", pool, keys, moved, time.monotonic() - start)
+        return moved
+
+    def _account(self, what: str, pool: PagePool, keys: list[str], moved: Moved, seconds: float):
+        self._counters.moved(what, len(keys), moved.results, moved.bytes, seconds)
+        if not all(moved.results):
+            self._quiet.warning(
+                f"{what} failed",
+                "%s of %d pages of pool %s: %d failed, after %.3f s",
+                *(what, len(keys), pool.name, moved.results.count(False), seconds),
+            )
+        if self.config.enable_profile:
+            rate = moved.bytes / max(seconds, 1e-9) / 1e9
+            logger.info(
+                "%s %s: %d pages, %d B, %.1f ms, %.2f GB/s",
+                *(what, pool.name, len(keys), moved.bytes, seconds * 1e3, rate),
+            )
+
+    def _guarded(self, what: str, nothing: Any, body: Callable[[], Any]) -> Any:
+        """What `body` returns; `nothing` when the cluster is away or anything goes wrong."""
+        if self._closed or self._transfer is None or self._breaker.is_open:
+            self._counters.rejected(what)
+            return nothing
+        try:
+            return body()
+        except Exception as error:
+            # SGLang's threads do not outlive an exception, and its other ranks would wait for them.
+            self._counters.failed(what)
+            self._quiet.warning(f"{what} raised", "%s: %s", what, error, exc_info=True)
+            return nothing
+
+    # One value by name: SGLang's older interface.
+
+    def set(
+        self, key: str, value: Any = None, target_location: Any = None, target_sizes: Any = None
+    ) -> bool:
+        """Stores a tensor, or target_sizes bytes at the address target_location."""
+        return self.batch_set(
+            [key],
+            None if value is None else [value],
+            None if target_location is None else [target_location],
+            None if target_sizes is None else [target_sizes],
+        )
+
+    def batch_set(
+        self,
+        keys: list[str],
+        values: Any = None,
+        target_locations: Any = None,
+        target_sizes: Any = None,
+    ) -> bool:
+        """True: all values are there now."""
+        places = target_locations if values is None else values
+        deadline_ms = milliseconds(self.config.set_deadline_s)
+        return self._guarded(
+            "set", False, lambda: self._values.put(keys, places, target_sizes, deadline_ms)
+        )
+
+    def get(self, key: str, target_location: Any = None, target_sizes: Any = None) -> Any:
+        """Fills a tensor and returns it, or target_sizes bytes at an address and returns True.
+        None (False for addresses): a miss, or another length."""
+        sizes = None if target_sizes is None else [target_sizes]
+        found = self._get_values([key], [target_location], sizes)[0]
+        return False if found is None and isinstance(target_location, int) else found
+
+    def batch_get(
+        self, keys: list[str], target_locations: Any = None, target_sizes: Any = None
+    ) -> Any:
+        """Tensors: one tensor or None a key. Addresses: how many from the start were read."""
+        found = self._get_values(keys, target_locations, target_sizes)
+        if target_locations and isinstance(target_locations[0], int):
+            return leading_found(found)
+        return found
+
+    def _get_values(self, keys: list[str], places: Any, sizes: Any) -> list[Any]:
+        deadline_ms = milliseconds(self.config.deadline_s)
+        return self._guarded(
+            "get",
+            [None] * len(keys),
+            lambda: self._values.get(keys, places, sizes, deadline_ms),
+        )
+
+    def exists(self, key: str) -> bool:
+        """Whether a page or a value of that name is there."""
+        deadline_ms = milliseconds(self.config.deadline_s)
+        return self._guarded(
+            "exists",
+            False,
+            lambda: self._values.exists(
+                key, self._pools[ANCHOR].keys([key]) if ANCHOR in self._pools else [], deadline_ms
+            ),
+        )
+
+    # Administration.
+
+    def get_stats(self) -> Any:
+        """What has been moved since the last call, as SGLang's StorageMetrics; None without
+        --enable-metrics. Called in each round of the scheduler: microseconds, asks nobody."""
+        return self._counters.take()
+
+    def counters(self) -> dict[str, int]:
+        """Since the start: pages asked for, found, read, written, failed; calls refused."""
+        return {**self._counters.totals(), "breaker_opened": self._breaker.opened}
+
+    def clear(self) -> bool:
+        """Drops what all ranks have stored in this backend's namespace. False: it failed."""
+        self._negative.clear()
+        if self._closed or self._client is None:
+            return False
+        try:
+            deadline_ms = milliseconds(max(30.0, self.config.set_deadline_s))
+            dropped = self._client.clear_namespace(deadline_ms)
+        except Exception:
+            logger.exception("namespace %s cannot be cleared", self.namespace)
+            return False
+        logger.info("namespace %s: %d entries dropped", self.namespace, dropped)
+        return True
+
+    def close(self) -> None:
+        """Gives the pools' memory back and disconnects. Later calls are misses. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._breaker.shut_down()
+        client, self._client = self._client, None
+        if client is None:
+            return
+        for handle in self._ranges.values():
+            try:
+                client.deregister_memory(handle)
+            except Exception as error:
+                logger.warning("memory cannot be deregistered: %s", error)
+        self._ranges.clear()
+        client.close()
+
+    def _probe(self) -> bool:
+        return self._values.probe(PROBE_KEYS, PROBE_DEADLINE_MS)
+
+
+def _all_false(transfers: Sequence[Any]) -> dict:
+    return {transfer.name: [False] * len(transfer.keys or []) for transfer in transfers}

@@ -1,0 +1,170 @@
+"""Moves pages between host pools and the cluster, within a deadline, page by page.
+
+A batch goes in steps of a bounded size, the first pages first. SGLang uses a prefix: what the
+deadline cuts off is then its end, and what lies behind a missing page is not fetched in vain.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from simm.sglang.guards import Breaker, NegativeCache
+from simm.sglang.pools import PagePool
+
+# A call that has lasted for this part of its deadline without one success was a wait in vain.
+IN_VAIN = 0.9
+# More keys than this go in several calls; the native client takes at most 65,536.
+MAX_KEYS_A_CALL = 32768
+
+
+@dataclass
+class Moved:
+    """How one batch of pages of one pool went."""
+
+    results: list[bool]  # one a page
+    values: int = 0  # that were moved over the network
+    bytes: int = 0
+
+
+class Transfer:
+    """Reads, writes and asks for pages through one native client. Thread-safe."""
+
+    def __init__(
+        self,
+        client: Any,
+        codes: dict[str, int],
+        breaker: Breaker,
+        negative: NegativeCache,
+        step_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._client = client
+        self._ok = codes["OK"]
+        self._stored = (codes["OK"], codes["EXISTS"])
+        self._unavailable = codes["UNAVAILABLE"]
+        self._breaker = breaker
+        self._negative = negative
+        self._step_bytes = step_bytes
+        self._clock = clock
+
+    def exists(self, pool: PagePool, hashes: Sequence[str], deadline_s: float) -> list[bool]:
+        """Whether all values of a page are there, one bool a page."""
+        return self.exists_in([(pool, hashes)], deadline_s)[0]
+
+    def exists_in(
+        self, wanted: Sequence[tuple[PagePool, Sequence[str]]], deadline_s: float
+    ) -> list[list[bool]]:
+        """As exists, for several pools in as few calls as possible."""
+        keys: list[str] = []
+        for pool, hashes in wanted:
+            keys += pool.keys(hashes)
+        start = self._clock()
+        codes: list[int] = []
+        for first in range(0, len(keys), MAX_KEYS_A_CALL):
+            left = deadline_s - (self._clock() - start)
+            if left <= 0:
+                codes += [self._unavailable] * (len(keys) - first)
+                break
+            codes += self._client.exists(keys[first : first + MAX_KEYS_A_CALL], milliseconds(left))
+        self._judge(codes, self._clock() - start, deadline_s)
+        return self._by_page(wanted, codes)
+
+    def _by_page(self, wanted, codes):
+        answers = []
+        position = 0
+        for pool, hashes in wanted:
+            values = len(pool.suffixes)
+            there = []
+            for _ in hashes:
+                page = codes[position : position + values]
+                there.append(page.count(self._ok) == values)
+                position += values
+            known = self._negative.leading_unknown([pool.page_key(page) for page in hashes])
+            if known < len(there):
+                there[known] = False
+            answers.append(there)
+        return answers
+
+    def read(self, pool: PagePool, hashes: Sequence[str], host_indices, deadline_s: float) -> Moved:
+        """Gets pages into the host pool. Behind the first page that fails none is read."""
+        end = self._clock() + deadline_s
+        addresses, sizes = pool.locate(host_indices, len(hashes))
+        moved = Moved([False] * len(hashes))
+        pages = [pool.page_key(page) for page in hashes]
+        wanted = self._negative.leading_unknown(pages)
+        for first, last in self._steps(pool, wanted):
+            left = end - self._clock()
+            if left <= 0:
+                break
+            values = slice(first * len(pool.suffixes), last * len(pool.suffixes))
+            codes, lengths = self._client.get(
+                pool.keys(hashes[first:last]), addresses[values], sizes[values], milliseconds(left)
+            )
+            in_time = self._judge(codes, deadline_s - (end - self._clock()), deadline_s)
+            good = [
+                code == self._ok and length == size
+                for code, length, size in zip(codes, lengths, sizes[values], strict=True)
+            ]
+            results = self._pages_of(pool, good)
+            moved.results[first:last] = results
+            moved.values += sum(good)
+            moved.bytes += sum(size for size, fine in zip(sizes[values], good) if fine)
+            if not all(results):
+                if in_time:
+                    missing = zip(pages[first:last], results)
+                    self._negative.add(page for page, fine in missing if not fine)
+                break
+        return moved
+
+    def write(
+        self, pool: PagePool, hashes: Sequence[str], host_indices, deadline_s: float
+    ) -> Moved:
+        """Puts pages that are not there yet; those that are there count as written."""
+        end = self._clock() + deadline_s
+        addresses, sizes = pool.locate(host_indices, len(hashes))
+        moved = Moved([False] * len(hashes))
+        for first, last in self._steps(pool, len(hashes)):
+            left = end - self._clock()
+            if left <= 0 or self._breaker.is_open:
+                break
+            values = slice(first * len(pool.suffixes), last * len(pool.suffixes))
+            codes = self._client.put(
+                pool.keys(hashes[first:last]), addresses[values], sizes[values], milliseconds(left)
+            )
+            self._judge(codes, deadline_s - (end - self._clock()), deadline_s)
+            if codes and codes.count(self._unavailable) == len(codes):
+                self._breaker.open("no data server takes a page")
+            results = self._pages_of(pool, [code in self._stored for code in codes])
+            moved.results[first:last] = results
+            moved.values += codes.count(self._ok)
+            moved.bytes += sum(
+                size for size, code in zip(sizes[values], codes, strict=True) if code == self._ok
+            )
+            self._negative.discard(
+                pool.page_key(page) for page, fine in zip(hashes[first:last], results) if fine
+            )
+        return moved
+
+    def _steps(self, pool: PagePool, pages: int):
+        by_bytes = self._step_bytes // max(1, pool.page_bytes)
+        step = max(1, min(by_bytes, MAX_KEYS_A_CALL // len(pool.suffixes)))
+        for first in range(0, pages, step):
+            yield first, min(first + step, pages)
+
+    @staticmethod
+    def _pages_of(pool: PagePool, good: list[bool]) -> list[bool]:
+        values = len(pool.suffixes)
+        return [all(good[i : i + values]) for i in range(0, len(good), values)]
+
+    def _judge(self, codes: Sequence[int], elapsed_s: float, deadline_s: float) -> bool:
+        """Opens the breaker after a wait in vain. False: the time had run out."""
+        if elapsed_s < IN_VAIN * deadline_s:
+            return True
+        if codes and not any(code in self._stored for code in codes):
+            self._breaker.open(f"a call of {len(codes)} keys got nothing in {elapsed_s:.2f} s")
+        return False
+
+
+def milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
