@@ -12,10 +12,12 @@ CODES = {
     "OK": 0,
     "MISS": 1,
     "EXISTS": 2,
-    "LENGTH_MISMATCH": 3,
-    "INVALID_ARGUMENT": 4,
-    "UNAVAILABLE": 5,
+    "INVALID_ARGUMENT": 3,
+    "TOO_LARGE": 4,
+    "LENGTH_MISMATCH": 5,
     "DEADLINE_EXCEEDED": 6,
+    "UNAVAILABLE": 7,
+    "BUSY": 8,
 }
 
 

@@ -9,6 +9,7 @@ import sglang_under_test  # noqa: F401
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorageConfig
 
 from simm.sglang import HiCacheSimm
+from simm.sglang.config import ADDRESS_VARIABLE, FILE_VARIABLES
 
 ADDRESS = "127.0.0.1:30001"
 
@@ -46,12 +47,7 @@ def cluster(monkeypatch):
     module.CODES = fake_native.CODES
     module.NativeClient = made.client
     monkeypatch.setitem(sys.modules, "simm._native", module)
-    for variable in (
-        "SIMM_CLUSTER_MANAGER",
-        "SGLANG_HICACHE_SIMM_CONFIG_PATH",
-        "DEFAULT_SIMM_CONFIG_PATH_ENV",
-        "SICL_NET_DEVICES",
-    ):
+    for variable in (ADDRESS_VARIABLE, *FILE_VARIABLES, "SICL_NET_DEVICES"):
         monkeypatch.delenv(variable, raising=False)
     return made
 
@@ -65,6 +61,7 @@ def backend_of(cluster):
         backend = HiCacheSimm(storage_config(extra, **changes), {})
         made.append(backend)
         backend.register_mem_pool_host(pool)
+        cluster.calls.clear()  # the values with which it tried the servers
         return backend
 
     yield make

@@ -10,7 +10,7 @@ import ctypes
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,8 @@ def devices(root: Path = Path("/sys")) -> dict[str, int]:
 
 
 def near(node: int | None, found: dict[str, int]) -> tuple[str, ...]:
-    """The devices on `node`; all of them when none is there or the node is not known."""
-    close = tuple(name for name, of in found.items() if node is not None and of == node)
-    return close or tuple(found)
+    """The devices on `node`; none, which means any: no device is there, or the node is unknown."""
+    return tuple(name for name, of in found.items() if node is not None and of == node)
 
 
 def processors_of(node: int, root: Path = Path("/sys")) -> set[int]:
@@ -91,20 +90,3 @@ def run_near(node: int | None, body: Callable[[], Any], root: Path = Path("/sys"
     if "error" in outcome:
         raise outcome["error"]
     return outcome["value"]
-
-
-@contextlib.contextmanager
-def offered(names: tuple[str, ...], environ: dict[str, str] | None = None) -> Iterator[None]:
-    """Names the devices to the client library while it opens them.
-
-    SICL_NET_DEVICES is what SiMM's users know; if the user has set it, it stays.
-    """
-    environ = os.environ if environ is None else environ
-    if not names or environ.get("SICL_NET_DEVICES"):
-        yield
-        return
-    environ["SICL_NET_DEVICES"] = ",".join(names)
-    try:
-        yield
-    finally:
-        del environ["SICL_NET_DEVICES"]

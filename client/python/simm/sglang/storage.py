@@ -94,6 +94,8 @@ class HiCacheSimm(HiCacheStorage):
         if anchor is not None:
             self._register_memory(ANCHOR, mem_pool_host)
             self._pools[ANCHOR] = anchor
+        if not self._probe():  # opens the connections too
+            self._breaker.open("no data server takes a value")
         logger.info(
             "SiMM is HiCache's storage: namespace %s, %s, %s",
             self.namespace,
@@ -145,25 +147,30 @@ class HiCacheSimm(HiCacheStorage):
         self.namespace = namespace_of(identity)
         memory = [] if is_logical(pool) else memory_of(pool)
         node = nic.node_of_memory(memory[0][0]) if memory else None
-        devices = self.config.devices or nic.near(node, nic.devices())
-
-        def connect() -> Any:
-            return NativeClient(
-                list(self.config.manager_address),
-                namespace=self.namespace,
-                transport=self.config.transport,
-                verify=self.config.verify,
-                connect_timeout_ms=milliseconds(self.config.connect_timeout_s),
-                max_lanes_per_server=self.config.max_lanes_per_server,
-            )
-
-        with nic.offered(devices):
-            self._client = nic.run_near(node, connect)
-        logger.info("NUMA node of the host pool: %s; RDMA devices: %s", node, devices or "none")
+        devices = self._devices(node)
+        options = {
+            "namespace": self.namespace,
+            "transport": self.config.transport,
+            "verify": self.config.verify,
+            "connect_timeout_ms": milliseconds(self.config.connect_timeout_s),
+            "max_lanes_per_server": self.config.max_lanes_per_server,
+        }
+        if devices:
+            options["rdma_devices"] = list(devices)
+        self._client = nic.run_near(
+            node, lambda: NativeClient(list(self.config.manager_address), **options)
+        )
+        logger.info("NUMA node of the host pool: %s; RDMA devices: %s", node, devices or "any")
         self._transfer = Transfer(
             self._client, CODES, self._breaker, self._negative, self.config.step_bytes
         )
         self._values = NamedValues(self._client, CODES)
+
+    def _devices(self, node: int | None) -> tuple[str, ...]:
+        """The RDMA devices to use; none: any."""
+        named = os.environ.get("SICL_NET_DEVICES", "")
+        of_user = self.config.devices or tuple(filter(None, map(str.strip, named.split(","))))
+        return of_user or nic.near(node, nic.devices())
 
     def _register_memory(self, name: str, pool: Any) -> None:
         for address, size in memory_of(pool):
