@@ -57,6 +57,9 @@ class Config:
     # A batch is moved in steps of about this size, first pages first: what the deadline cuts off
     # is the end of the prefix.
     step_bytes: int = 128 << 20
+    # Whether ranks of one host that read the same pages (MLA) copy them from each other: "auto", where
+    # they would come over tcp; "on"; "off".
+    share_reads: str = "auto"
     # Logs each transfer with its duration.
     enable_profile: bool = False
 
@@ -64,6 +67,7 @@ class Config:
 _ALLOWED = {
     "transport": ("auto", "shm", "tcp", "verbs"),
     "verify": ("always", "sampled", "off"),
+    "share_reads": ("auto", "on", "off"),
 }
 _RANGES = {
     "deadline_s": (0.01, 60.0),

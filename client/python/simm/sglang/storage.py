@@ -25,12 +25,14 @@ from simm.sglang.pools import (
     is_logical,
     memory_of,
 )
+from simm.sglang.shared import SharedReads
 from simm.sglang.stats import Counters
 from simm.sglang.transfer import Moved, Transfer, milliseconds
 from simm.sglang.values import NamedValues, leading_found
 
 logger = logging.getLogger("simm.sglang")
 
+ROADS_SECONDS = 5.0  # how long what servers() says about transports is taken as true
 PROBE_KEYS = 16
 PROBE_DEADLINE_MS = 250
 ANCHOR = "kv"
@@ -78,6 +80,9 @@ class HiCacheSimm(HiCacheStorage):
         self._client: Any = None
         self._transfer: Transfer | None = None
         self._values: NamedValues | None = None
+        self._shared: SharedReads | None = None
+        self._over_tcp = False
+        self._roads_seen = -ROADS_SECONDS
         self._closed = False
         self._counters = Counters(storage_config.enable_storage_metrics)
         self._quiet = QuietLog(logger)
@@ -165,6 +170,8 @@ class HiCacheSimm(HiCacheStorage):
             self._client, CODES, self._breaker, self._negative, self.config.step_bytes
         )
         self._values = NamedValues(self._client, CODES)
+        if self._shard.tp_size > 1 and self.config.share_reads != "off":
+            self._shared = SharedReads(self.namespace)
 
     def _devices(self, node: int | None) -> tuple[str, ...]:
         """The RDMA devices to use; none: any."""
@@ -301,9 +308,22 @@ class HiCacheSimm(HiCacheStorage):
 
     def _read(self, pool: PagePool, keys: list[str], host_indices: Any) -> Moved:
         start = time.monotonic()
-        moved = self._transfer.read(pool, keys, host_indices, self.config.deadline_s)
+        shared = self._shared if pool.replicated and self._sharing_pays() else None
+        moved = self._transfer.read(pool, keys, host_indices, self.config.deadline_s, shared)
         self._account("get", pool, keys, moved, time.monotonic() - start)
         return moved
+
+    def _sharing_pays(self) -> bool:
+        """Whether a copy from another rank is cheaper than the road to the data servers."""
+        if self._shared is None or not self._shared.usable:
+            return False
+        if self.config.share_reads != "auto":
+            return self.config.share_reads == "on"
+        now = time.monotonic()
+        if now - self._roads_seen > ROADS_SECONDS:
+            self._roads_seen = now
+            self._over_tcp = any(s.get("transport") == "tcp" for s in self._client.servers())
+        return self._over_tcp
 
     def _write(self, pool: PagePool, keys: list[str], host_indices: Any) -> Moved:
         start = time.monotonic()

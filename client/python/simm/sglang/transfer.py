@@ -11,6 +11,8 @@ from typing import Any
 
 from simm.sglang.guards import Breaker, NegativeCache
 from simm.sglang.pools import PagePool
+from simm.sglang.shared import STEP_BYTES as SHARED_STEP_BYTES
+from simm.sglang.shared import SharedReads
 
 # A call that has lasted for this part of its deadline without one success was a wait in vain.
 IN_VAIN = 0.9
@@ -86,36 +88,60 @@ class Transfer:
             answers.append(there)
         return answers
 
-    def read(self, pool: PagePool, hashes: Sequence[str], host_indices, deadline_s: float) -> Moved:
-        """Gets pages into the host pool. Behind the first page that fails none is read."""
+    def read(
+        self,
+        pool: PagePool,
+        hashes: Sequence[str],
+        host_indices: Any,
+        deadline_s: float,
+        shared: SharedReads | None = None,
+    ) -> Moved:
+        """Gets pages into the host pool. Behind the first page that fails none is read.
+
+        `shared`: other ranks of this host want the same pages.
+        """
         end = self._clock() + deadline_s
         addresses, sizes = pool.locate(host_indices, len(hashes))
         moved = Moved([False] * len(hashes))
         pages = [pool.page_key(page) for page in hashes]
         wanted = self._negative.leading_unknown(pages)
-        for first, last in self._steps(pool, wanted):
-            left = end - self._clock()
-            if left <= 0:
+        step_bytes = min(self._step_bytes, SHARED_STEP_BYTES) if shared else self._step_bytes
+        for first, last in self._steps(pool, wanted, step_bytes):
+            if self._clock() >= end:
                 break
             values = slice(first * len(pool.suffixes), last * len(pool.suffixes))
-            codes, lengths = self._client.get(
-                pool.keys(hashes[first:last]), addresses[values], sizes[values], milliseconds(left)
-            )
-            in_time = self._judge(codes, deadline_s - (end - self._clock()), deadline_s)
-            good = [
-                code == self._ok and length == size
-                for code, length, size in zip(codes, lengths, sizes[values], strict=True)
-            ]
+            step = (pool.keys(hashes[first:last]), addresses[values], sizes[values])
+            good, missing = self._read_step(*step, end, deadline_s, shared)
             results = self._pages_of(pool, good)
             moved.results[first:last] = results
             moved.values += sum(good)
-            moved.bytes += sum(size for size, fine in zip(sizes[values], good) if fine)
+            moved.bytes += sum(size for size, fine in zip(step[2], good, strict=True) if fine)
             if not all(results):
-                if in_time:
-                    missing = zip(pages[first:last], results)
-                    self._negative.add(page for page, fine in missing if not fine)
+                if missing:
+                    failed = zip(pages[first:last], results, strict=True)
+                    self._negative.add(page for page, fine in failed if not fine)
                 break
         return moved
+
+    def _read_step(self, keys, addresses, sizes, end, deadline_s, shared):
+        """Which values are there now, and whether those that are not are known to be missing."""
+        in_time = False
+
+        def fetch() -> list[bool]:
+            nonlocal in_time
+            left = end - self._clock()
+            codes, lengths = self._client.get(keys, addresses, sizes, milliseconds(left))
+            in_time = self._judge(codes, deadline_s - (end - self._clock()), deadline_s)
+            return [
+                code == self._ok and length == size
+                for code, length, size in zip(codes, lengths, sizes, strict=True)
+            ]
+
+        if shared is None:
+            good = fetch()
+        else:
+            good = shared.read(keys, addresses, sizes, end - self._clock(), fetch)
+        return good, in_time
 
     def write(
         self, pool: PagePool, hashes: Sequence[str], host_indices, deadline_s: float
@@ -124,7 +150,7 @@ class Transfer:
         end = self._clock() + deadline_s
         addresses, sizes = pool.locate(host_indices, len(hashes))
         moved = Moved([False] * len(hashes))
-        for first, last in self._steps(pool, len(hashes)):
+        for first, last in self._steps(pool, len(hashes), self._step_bytes):
             left = end - self._clock()
             if left <= 0 or self._breaker.is_open:
                 break
@@ -142,12 +168,15 @@ class Transfer:
                 size for size, code in zip(sizes[values], codes, strict=True) if code == self._ok
             )
             self._negative.discard(
-                pool.page_key(page) for page, fine in zip(hashes[first:last], results) if fine
+                pool.page_key(page)
+                for page, fine in zip(hashes[first:last], results, strict=True)
+                if fine
             )
         return moved
 
-    def _steps(self, pool: PagePool, pages: int):
-        by_bytes = self._step_bytes // max(1, pool.page_bytes)
+    @staticmethod
+    def _steps(pool: PagePool, pages: int, step_bytes: int):
+        by_bytes = step_bytes // max(1, pool.page_bytes)
         step = max(1, min(by_bytes, MAX_KEYS_A_CALL // len(pool.suffixes)))
         for first in range(0, pages, step):
             yield first, min(first + step, pages)

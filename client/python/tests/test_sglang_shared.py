@@ -1,0 +1,240 @@
+"""Ranks of a host that read the same pages: one fetches, the others copy (fake cluster)."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import sglang_pools as pools
+from sglang_backend import backend_of, cluster, hashes  # noqa: F401
+
+from simm.sglang import shared
+
+SIZE = 1 << 20
+KEYS = ["a", "b", "c"]
+
+
+class Rank:
+    """Memory for three values and a fetch that counts, waits and may fail from some value on."""
+
+    def __init__(self, folder, namespace="n", good=3, begun=None, go=None):
+        import torch
+
+        self.shared = shared.SharedReads(namespace, str(folder))
+        self.memory = torch.zeros((3, SIZE), dtype=torch.uint8)
+        self.good = good
+        self.begun, self.go = begun, go
+        self.fetched = 0
+        self.result = None
+
+    def fetch(self):
+        self.fetched += 1
+        if self.begun:
+            self.begun.set()
+        if self.go:
+            assert self.go.wait(10)
+        for index in range(self.good):
+            self.memory[index].fill_(index + 1)
+        return [index < self.good for index in range(3)]
+
+    def read(self, left_s=10.0):
+        addresses = [self.memory[index].data_ptr() for index in range(3)]
+        self.result = self.shared.read(KEYS, addresses, [SIZE] * 3, left_s, self.fetch)
+
+    def has_bytes(self):
+        return [
+            bool((self.memory[index] == index + 1).all()) if good else None
+            for index, good in enumerate(self.result)
+        ]
+
+
+def run_together(leader, followers):
+    """The followers begin while the leader fetches; it ends once all of them wait."""
+    threads = [threading.Thread(target=leader.read)]
+    threads[0].start()
+    assert leader.begun.wait(10)
+    for follower in followers:
+        threads.append(threading.Thread(target=follower.read))
+        threads[-1].start()
+    waiting = len(followers)
+    end = time.monotonic() + 10
+    folder = leader.shared._folder
+    # Each of those who wait has the file open.
+    while sum(1 for fd in os.listdir("/proc/self/fd") if in_folder(fd, folder)) < waiting + 1:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    time.sleep(0.02)  # measured: from opening the file to saying so takes microseconds
+    leader.go.set()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def in_folder(fd, folder):
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}").startswith(str(folder))
+    except OSError:
+        return False
+
+
+def left_behind(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def leader(tmp_path):
+    return Rank(tmp_path, begun=threading.Event(), go=threading.Event())
+
+
+def test_one_fetches_and_the_others_copy(tmp_path, leader):
+    followers = [Rank(tmp_path) for _ in range(7)]
+    run_together(leader, followers)
+    assert leader.fetched == 1 and [rank.fetched for rank in followers] == [0] * 7
+    for rank in (leader, *followers):
+        assert rank.has_bytes() == [True] * 3
+    assert left_behind(tmp_path) == []
+
+
+def test_what_the_leader_did_not_get_the_others_do_not_have(tmp_path, leader):
+    leader.good = 1
+    follower = Rank(tmp_path)
+    run_together(leader, [follower])
+    assert follower.result == [True, False, False] and follower.fetched == 0
+    assert follower.has_bytes()[0] is True
+
+
+def test_alone_nothing_is_written(tmp_path, monkeypatch):
+    rank = Rank(tmp_path)
+    monkeypatch.setattr(shared, "_move", lambda *a: pytest.fail("nobody waits"))
+    rank.read()
+    assert rank.has_bytes() == [True] * 3 and left_behind(tmp_path) == []
+
+
+def test_other_namespaces_and_later_calls_fetch_for_themselves(tmp_path, leader):
+    stranger, follower = Rank(tmp_path, namespace="m"), Rank(tmp_path)
+    stranger.begun = threading.Event()
+    thread = threading.Thread(target=leader.read)
+    thread.start()
+    assert leader.begun.wait(10)
+    stranger.read()
+    assert stranger.fetched == 1
+    leader.go.set()
+    thread.join()
+    follower.read()
+    assert follower.fetched == 1
+
+
+def test_a_slow_leader_is_not_waited_for(tmp_path, leader):
+    thread = threading.Thread(target=leader.read)
+    thread.start()
+    assert leader.begun.wait(10)
+    follower = Rank(tmp_path)
+    start = time.monotonic()
+    follower.read(left_s=0.2)
+    assert 0.1 <= time.monotonic() - start < 0.2
+    assert follower.fetched == 1 and follower.has_bytes() == [True] * 3
+    leader.go.set()
+    thread.join()
+
+
+def test_a_leader_that_is_killed_leaves_its_followers_to_themselves(tmp_path):
+    code = (
+        "import sys, time; from simm.sglang.shared import SharedReads\n"
+        "import ctypes; buffer = ctypes.create_string_buffer(3 << 20)\n"
+        "base = ctypes.addressof(buffer)\n"
+        "def fetch(): print('leads', flush=True); time.sleep(60)\n"
+        "SharedReads('n', sys.argv[1]).read(['a', 'b', 'c'],\n"
+        "    [base, base + (1 << 20), base + (2 << 20)], [1 << 20] * 3, 60.0, fetch)\n"
+    )
+    bootstrap = f"import sglang_under_test\n{code}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", bootstrap, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "leads\n"
+    follower = Rank(tmp_path)
+    thread = threading.Thread(target=follower.read)
+    thread.start()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    thread.join(5)
+    assert follower.fetched == 1 and follower.has_bytes() == [True] * 3
+    # The name that the dead leader has left is taken over.
+    again = Rank(tmp_path)
+    again.read()
+    assert again.has_bytes() == [True] * 3 and left_behind(tmp_path) == []
+
+
+def test_without_room_the_others_fetch(tmp_path, leader, monkeypatch):
+    def full(call, *arguments):
+        raise OSError(28, "No space left on device")
+
+    follower = Rank(tmp_path)
+    monkeypatch.setattr(shared, "_move", full)
+    run_together(leader, [follower])
+    assert follower.fetched == 1 and follower.has_bytes() == [True] * 3
+
+
+def test_a_folder_of_somebody_else_is_not_used(tmp_path):
+    folder = tmp_path / f"simm-sglang-{os.geteuid()}"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    rank = Rank(tmp_path)
+    assert not rank.shared.usable
+    rank.read()
+    assert rank.fetched == 1 and left_behind(tmp_path) == []
+    assert not shared.SharedReads("n", str(tmp_path / "missing")).usable
+
+
+def test_small_reads_take_no_lock(tmp_path):
+    reads = shared.SharedReads("n", str(tmp_path))
+    assert reads.read(["a"], [0], [4096], 1.0, lambda: [True]) == [True]
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "transport,extra,ranks,expected",
+    [
+        ("tcp", {}, 8, 1),
+        ("tcp", {}, 1, 2),
+        ("shm", {}, 8, 2),
+        ("shm", {"share_reads": "on"}, 8, 1),
+        ("tcp", {"share_reads": "off"}, 8, 2),
+    ],
+)
+def test_ranks_share_where_it_pays(
+    backend_of, cluster, tmp_path, monkeypatch, transport, extra, ranks, expected
+):
+    monkeypatch.setattr(shared, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(shared.SharedReads.__init__, "__defaults__", (str(tmp_path),))
+    shape = pools.Shape(tokens=128, layers=8, kv_lora_rank=16384)  # 1 MiB a page
+    source = pools.mla(shape)
+    pools.fill(source, 1)
+    names = hashes(4)
+    backend_of(source, extra, is_mla_model=True).batch_set_v1(names, pools.indices_of(source, 4))
+    targets = [pools.mla(shape) for _ in range(2)]
+    readers = [
+        backend_of(pool, extra, is_mla_model=True, tp_size=ranks, tp_rank=rank)
+        for rank, pool in enumerate(targets)
+    ]
+    for client in cluster.clients:
+        client.servers = lambda: [{"name": "s", "address": "a:1", "transport": transport}]
+    cluster.calls.clear()
+    cluster.delay_s = 0.1
+    results = [None, None]
+
+    def read(index):
+        indices = pools.indices_of(targets[index], 4)
+        results[index] = readers[index].batch_get_v1(names, indices)
+
+    threads = [threading.Thread(target=read, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [[True] * 4] * 2
+    assert [name for name, _, _ in cluster.calls].count("get") == expected
+    for pool in targets:
+        assert pools.page_bytes(pool, 3) == pools.page_bytes(source, 3)
