@@ -105,14 +105,15 @@ class Scheduler:
         self.controller.prefetch(handle, tokens, extra_pools=transfers)
 
     def end_load(self):
-        """(tokens that were read, host indices for them), for the oldest prefetch.
+        """(tokens that were read, host indices for them), for the oldest prefetch. `allocated`
+        are all indices that the pool has given out for it.
 
         What side pools have got is left in pool_hits.
         """
         self.pool_hits = {}
         operation = self.controller.prefetch_hit_queue.get(timeout=WAIT_SECONDS)
         hit = operation.storage_hit_count
-        operation.host_indices = self.pool.alloc(hit)
+        operation.host_indices = self.allocated = self.pool.alloc(hit)
         if getattr(operation, "pool_transfers", None):
             self.controller._resolve_sidecar_kv_derived_pool_transfers(operation)
         assert operation.host_indices is not None, "the test's host pool is too small"
