@@ -1,8 +1,8 @@
 """SGLang's own HiCacheController on CPU pools, and the scheduler's part around it.
 
 The controller's threads (exists, get, set, acknowledgements) run as they are; `Scheduler` does what
-the tree cache does with them: hands over pages to back up, asks for prefetches, allocates host memory
-for hits, takes acknowledgements.
+the tree cache does with them: hands over pages to back up, asks for prefetches, allocates host
+memory for hits, takes acknowledgements.
 """
 
 import inspect

@@ -7,8 +7,8 @@ With SIMM_CLUSTER_MANAGER the pages go to that cluster, under a tag of their own
 the end; its servers are left alone. The part that ends a server always runs on a small cluster that
 the test starts; so does everything when the variable is not set. SIMM_BIN_DIR names the folder of
 simm-manager and simm-dataserver [build/bin]. Needs simm, torch and SGLang; where SGLang cannot be
-imported for want of a GPU, SIMM_SGLANG_PATH names a folder filled by `pip install --no-deps --target
-FOLDER sglang`. Also runs under pytest.
+imported for want of a GPU, SIMM_SGLANG_PATH names a folder filled by `pip install --no-deps
+--target FOLDER sglang`. Also runs under pytest.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What happens while the cluster is away: times, breaker, negative cache, threads (fake cluster)."""
+"""What happens while the cluster is away (a fake one): times, breaker, negative cache, threads."""
 
 import logging
 import os
@@ -139,6 +139,24 @@ def test_the_deadline_is_handed_down_and_shrinks(backend_of, cluster):
     assert results == [True] * 6 + [False] * 2
     cluster.delay_s = 0
     assert backend.batch_get_v1(names, indices) == [True] * 8
+
+
+def test_several_pools_share_one_deadline(backend_of, cluster, pool):
+    side = pools.mha(pools.Shape(tokens=64))
+    backend = backend_of(pool, {"deadline_s": 0.5, "set_deadline_s": 0.5})
+    for name in (PoolName.MAMBA, PoolName.SWA):
+        backend.register_mem_host_pool_v2(side, name)
+    names = hashes(4)
+    transfers = [
+        PoolTransfer(name=name, host_indices=pools.indices_of(side, 4), keys=names)
+        for name in (PoolName.MAMBA, PoolName.SWA)
+    ]
+    cluster.delay_s = 0.3
+    for call in (backend.batch_set_v2, backend.batch_get_v2):
+        cluster.calls.clear()
+        call(transfers)
+        deadlines = [ms for _, _, ms in cluster.calls]
+        assert deadlines[0] > 450 and deadlines[1] <= 200
 
 
 def test_a_page_that_could_not_be_got_is_missing_for_a_while(backend_of, cluster, pool):
@@ -329,3 +347,4 @@ def test_devices_near_the_pool_are_chosen(backend_of, cluster, pool, monkeypatch
     monkeypatch.setattr(nic, "node_of_memory", lambda address: 0)
     backend_of(pool)
     assert cluster.clients[-1].options["rdma_devices"] == ["near"]
+    assert cluster.clients[-1].options["numa_node"] == 0

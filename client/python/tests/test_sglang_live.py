@@ -1,4 +1,4 @@
-"""SGLang's own controller, factory and host pools with HiCacheSimm on a cluster of real processes."""
+"""SGLang's own controllers, factory and host pools with HiCacheSimm on real processes."""
 
 import signal
 import time
@@ -136,7 +136,7 @@ def timed(call):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_all_servers_gone_and_back(own_cluster, number):
-    """Issue figures: first call within its deadline, then 10 ms, back within 1 s, no thread lost."""
+    """The first call ends by its deadline, later ones in 10 ms; back within 1 s; no thread lost."""
     pool = pools.mha(SHAPE)
     pools.fill(pool, 3)
     rank = Scheduler(pool, extra(own_cluster))

@@ -57,8 +57,8 @@ class Config:
     # A batch is moved in steps of about this size, first pages first: what the deadline cuts off
     # is the end of the prefix.
     step_bytes: int = 128 << 20
-    # Whether ranks of one host that read the same pages (MLA) copy them from each other: "auto", where
-    # they would come over tcp; "on"; "off".
+    # Whether ranks of one host that read the same pages (MLA) copy them from each other: "auto",
+    # where they would come over tcp; "on"; "off".
     share_reads: str = "auto"
     # Logs each transfer with its duration.
     enable_profile: bool = False

@@ -1,17 +1,17 @@
 """Several ranks of a host read the same pages: one of them fetches, the others copy from memory.
 
-All tensor-parallel ranks of an MLA model want the same bytes, at the same time, each in its own host
-pool. Over tcp that is the same traffic tp_size times. Here the first rank to ask for a step of a
-batch leads: it reads as always and, if others wait, writes what it got to a file in memory. No
-process waits for another longer than for the data itself, and none depends on another's health:
+All tensor-parallel ranks of an MLA model want the same bytes, at the same time, each in its own
+host pool. Over tcp that is the same traffic tp_size times. Here the first rank to ask for a step of
+a batch leads: it reads as always and, if others wait, writes what it got to a file in memory. None
+waits for another longer than for a part of its own deadline or depends on another's health:
 
-- The lock on the file is the kernel's (flock) and ends with the process that holds it. A leader that
-  dies leaves a file that is not complete; those who waited read by themselves.
-- A file is written once, before it has its name taken away and its lock released. So what can be
-  found by name is never complete, what is complete never changes, and the memory is free again when
-  the last reader closes it.
-- The file's name is a digest of the namespace, of all keys and sizes. Whoever opens it wants exactly
-  these bytes.
+- The lock on the file is the kernel's (flock) and ends with the process that holds it. A leader
+  that dies leaves a file that is not complete; those who waited read by themselves.
+- A file is written once, and loses its name before its lock is released. So what can be found by
+  name is never complete, what is complete never changes, and the memory is free again when the last
+  reader closes it.
+- The file's name is a digest of the namespace, of all keys and sizes. Whoever opens it wants
+  exactly these bytes.
 
 Without room in the folder or without rights to it every rank reads for itself.
 """

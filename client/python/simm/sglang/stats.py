@@ -59,7 +59,7 @@ class Counters:
             else:
                 counts, rates = self._samples.backup_pgs, self._samples.backup_bandwidth
             if len(counts) < MAX_SAMPLES:
-                counts.append(pages)
+                counts.append(done)
                 if moved:
                     rates.append(moved / max(seconds, 1e-9) / 1e9)  # GB/s
 

@@ -152,7 +152,8 @@ class HiCacheSimm(HiCacheStorage):
         self.namespace = namespace_of(identity)
         memory = [] if is_logical(pool) else memory_of(pool)
         node = nic.node_of_memory(memory[0][0]) if memory else None
-        devices = self._devices(node)
+        found = nic.devices()
+        devices = self._devices(node, found)
         options = {
             "namespace": self.namespace,
             "transport": self.config.transport,
@@ -162,6 +163,8 @@ class HiCacheSimm(HiCacheStorage):
         }
         if devices:
             options["rdma_devices"] = list(devices)
+        if found and node is not None:
+            options["numa_node"] = node
         self._client = nic.run_near(
             node, lambda: NativeClient(list(self.config.manager_address), **options)
         )
@@ -173,11 +176,11 @@ class HiCacheSimm(HiCacheStorage):
         if self._shard.tp_size > 1 and self.config.share_reads != "off":
             self._shared = SharedReads(self.namespace)
 
-    def _devices(self, node: int | None) -> tuple[str, ...]:
+    def _devices(self, node: int | None, found: dict[str, int]) -> tuple[str, ...]:
         """The RDMA devices to use; none: any."""
         named = os.environ.get("SICL_NET_DEVICES", "")
         of_user = self.config.devices or tuple(filter(None, map(str.strip, named.split(","))))
-        return of_user or nic.near(node, nic.devices())
+        return of_user or nic.near(node, found)
 
     def _register_memory(self, name: str, pool: Any) -> None:
         for address, size in memory_of(pool):
@@ -272,7 +275,7 @@ class HiCacheSimm(HiCacheStorage):
     def _one(self, move: Callable[..., Moved], keys: list[str], host_indices: Any) -> list[bool]:
         if ANCHOR not in self._pools or not keys:
             return [True] * len(keys)
-        return move(self._pools[ANCHOR], keys, host_indices).results
+        return move(self._pools[ANCHOR], keys, host_indices, 0.0).results
 
     def batch_get_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict:
         """As batch_get_v1 for each of the given pools: {pool's name: one bool a page}."""
@@ -288,13 +291,15 @@ class HiCacheSimm(HiCacheStorage):
 
     def _several(self, move: Callable[..., Moved], transfers: Sequence[Any]) -> dict:
         results = _all_false(transfers)
+        start = time.monotonic()  # the deadline is that of the whole call
         for transfer in transfers:
             keys = transfer.keys or []
             pool = self._pool(transfer.name)
             if pool is None or not keys:
                 results[transfer.name] = [True] * len(keys)
                 continue
-            results[transfer.name] = move(pool, keys, transfer.host_indices).results
+            spent_s = time.monotonic() - start
+            results[transfer.name] = move(pool, keys, transfer.host_indices, spent_s).results
         return results
 
     def _pool(self, name: Any) -> PagePool | None:
@@ -306,10 +311,11 @@ class HiCacheSimm(HiCacheStorage):
             return None
         raise KeyError(f"host pool {text} is not registered; registered are {list(self._pools)}")
 
-    def _read(self, pool: PagePool, keys: list[str], host_indices: Any) -> Moved:
+    def _read(self, pool: PagePool, keys: list[str], host_indices: Any, spent_s: float) -> Moved:
         start = time.monotonic()
+        left_s = self.config.deadline_s - spent_s
         shared = self._shared if pool.replicated and self._sharing_pays() else None
-        moved = self._transfer.read(pool, keys, host_indices, self.config.deadline_s, shared)
+        moved = self._transfer.read(pool, keys, host_indices, left_s, shared)
         self._account("get", pool, keys, moved, time.monotonic() - start)
         return moved
 
@@ -325,9 +331,10 @@ class HiCacheSimm(HiCacheStorage):
             self._over_tcp = any(s.get("transport") == "tcp" for s in self._client.servers())
         return self._over_tcp
 
-    def _write(self, pool: PagePool, keys: list[str], host_indices: Any) -> Moved:
+    def _write(self, pool: PagePool, keys: list[str], host_indices: Any, spent_s: float) -> Moved:
         start = time.monotonic()
-        moved = self._transfer.write(pool, keys, host_indices, self.config.set_deadline_s)
+        left_s = self.config.set_deadline_s - spent_s
+        moved = self._transfer.write(pool, keys, host_indices, left_s)
         self._account("set", pool, keys, moved, time.monotonic() - start)
         return moved
 
