@@ -12,6 +12,7 @@ sim         | 4  | the pure core under thousands of seeds
 cluster     | 8  | real processes on loopback: start order, kill -9, bad input on each port
 bench-smoke | 2  | each command of simm-bench for a second, its JSON checked
 trace       | 3  | the main job: the conversation trace on 10 % of its blocks, every byte checked
+sglang      | 10 | simm.sglang on SGLang's own files from PyPI, against real processes
 quickstart  | 4  | deploy/quickstart.sh, a small one, twice
 asan        | 25 | clang, -Wthread-safety, AddressSanitizer and UBSan: all tests, real processes too
 tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
@@ -169,6 +170,30 @@ lane_trace() {
   python3 tests/bench_smoke.py --trace build/lanes/trace.json
 }
 
+# The releases of SGLang whose own files the backend is run with: one in which an exception ends a
+# storage thread, and the newest that was looked at.
+sglang_releases=(0.5.20 0.5.23)
+
+lane_sglang() {
+  build_release
+  local venv="$PWD/build/lanes/sglang-venv" release path
+  # Debian's own Python, for Debian's torch.
+  /usr/bin/python3 -m venv --system-site-packages "$venv"
+  "$venv/bin/python" -m pip install -q pytest msgspec ./client/python
+  export SIMM_BIN_DIR="$PWD/build/bin"
+  for release in "${sglang_releases[@]}"; do
+    path="$PWD/build/lanes/sglang-$release"
+    if [[ ! -f "$path/sglang/srt/mem_cache/hicache_storage.py" ]]; then
+      rm -rf "$path"
+      "$venv/bin/python" -m pip install -q --no-deps --target "$path" "sglang==$release"
+    fi
+    echo "sglang: release $release"
+    SIMM_SGLANG_PATH="$path" "$venv/bin/python" -m pytest -q client/python/tests/test_sglang_*.py
+    # The command of the README, as a user runs it.
+    SIMM_SGLANG_PATH="$path" "$venv/bin/python" client/python/tests/test_hicache_simm.py
+  done
+}
+
 lane_bench-smoke() {
   build_release
   python3 tests/bench_smoke.py --bin build/bin
@@ -179,7 +204,7 @@ closing_lines() {
   local lines='^(Ran |OK|FAILED|[0-9]+% tests passed|The following tests FAILED|'
   lines+='[[:space:]]+[0-9]+ - '
   lines+='|\[  (PASSED|FAILED) +\]|vm\.sh: |=+ .*(passed|failed).* in '
-  lines+='|Total Test|WARNING|No tests were found|trace:|bench:|quickstart:|every )'
+  lines+='|Total Test|WARNING|No tests were found|trace:|bench:|quickstart:|sglang: |every |✅ )'
   grep -E "$lines" "$1" | tail -n 20 || true
 }
 
@@ -188,7 +213,7 @@ install_packages() {
   for lane in "$@"; do
     if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags+=(--clang); fi
     if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
-    if [[ "$lane" == python ]]; then flags+=(--python); fi
+    if [[ "$lane" == python || "$lane" == sglang ]]; then flags+=(--python); fi
   done
   deploy/install_packages.sh "${flags[@]}"
 }

@@ -347,19 +347,33 @@ def test_a_logical_anchor_leaves_the_answer_to_its_side_pools(backend_of, cluste
     assert pools.page_bytes(target, 3) == pools.page_bytes(side, 3)
 
 
-def test_an_mha_pool_beside_an_mla_model_is_not_shared(backend_of, caplog):
-    kv, draft = pools.mla(), pools.mha()
+@pytest.mark.parametrize("name", [PoolName.DRAFT, PoolName.SWA])
+def test_an_mha_pool_beside_an_mla_model_is_not_shared(backend_of, caplog, name):
+    kv, side = pools.mla(), pools.mha()
     names = hashes(4)
     writer = backend_of(kv, is_mla_model=True, tp_rank=0, tp_size=2)
-    writer.register_mem_host_pool_v2(draft, PoolName.DRAFT)
+    writer.register_mem_host_pool_v2(side, name)
     assert "rank 0 only" in caplog.text
     writer.batch_set_v1(names, pools.indices_of(kv, 4))
-    writer.batch_set_v2([transfer(PoolName.DRAFT, draft, names)])
+    writer.batch_set_v2([transfer(name, side, names)])
     reader = backend_of(kv, is_mla_model=True, tp_rank=1, tp_size=2)
-    reader.register_mem_host_pool_v2(draft, PoolName.DRAFT)
+    reader.register_mem_host_pool_v2(side, name)
     assert reader.batch_exists(names) == 4
-    asked = [transfer(PoolName.DRAFT, draft, names)]
-    assert reader.batch_exists_v2(names, asked).kv_hit_pages == 0
+    assert reader.batch_exists_v2(names, [transfer(name, side, names)]).kv_hit_pages == 0
+
+
+@pytest.mark.parametrize("name", [PoolName.DRAFT, PoolName.INDEXER])
+def test_a_replicated_pool_beside_an_mla_model_is_shared(backend_of, caplog, name):
+    kv, side = pools.mla(), pools.mla(pools.Shape(layers=1))
+    names = hashes(4)
+    for rank in range(2):
+        backend = backend_of(kv, is_mla_model=True, tp_rank=rank, tp_size=2)
+        backend.register_mem_host_pool_v2(side, name)
+        if rank == 0:
+            backend.batch_set_v1(names, pools.indices_of(kv, 4))
+            backend.batch_set_v2([transfer(name, side, names)])
+        assert backend.batch_exists_v2(names, [transfer(name, side, names)]).kv_hit_pages == 4
+    assert "rank 0 only" not in caplog.text
 
 
 def test_single_values_and_the_older_calls(backend_of):

@@ -89,6 +89,15 @@ def test_dead_servers_open_the_breaker_with_the_first_set(backend_of, cluster, p
     wait_until(lambda: all(backend.batch_set_v1(names, indices)), seconds=1.0)
 
 
+def test_servers_that_come_after_the_start_are_used(backend_of, cluster, pool):
+    cluster.dead = True
+    backend = backend_of(pool)
+    assert backend.counters()["breaker_opened"] == 1
+    cluster.dead = False
+    names = hashes(4)
+    wait_until(lambda: all(backend.batch_set_v1(names, pools.indices_of(pool, 4))), seconds=1.0)
+
+
 def test_one_page_that_cannot_be_stored_does_not_open_the_breaker(backend_of, cluster, pool):
     backend = backend_of(pool)
     real = cluster.clients[-1].put

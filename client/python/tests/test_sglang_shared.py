@@ -167,6 +167,40 @@ def test_a_leader_that_is_killed_leaves_its_followers_to_themselves(tmp_path):
     assert again.has_bytes() == [True] * 3 and left_behind(tmp_path) == []
 
 
+def test_who_comes_when_the_leader_is_done_copies_too(tmp_path, leader, monkeypatch):
+    """It has opened the file by its name, and gets the lock only when that has been taken away."""
+    late, opened = Rank(tmp_path), threading.Event()
+    real = shared._locked
+
+    def locked(file, kind):
+        if threading.current_thread().name == "late":
+            opened.set()
+            assert leader.finished.wait(10)
+        return real(file, kind)
+
+    leader.finished = threading.Event()
+    monkeypatch.setattr(shared, "_locked", locked)
+    early = Rank(tmp_path)
+    thread = threading.Thread(target=late.read, name="late")
+
+    def lead():
+        leader.read()
+        leader.finished.set()
+
+    threads = [threading.Thread(target=lead), threading.Thread(target=early.read), thread]
+    threads[0].start()
+    assert leader.begun.wait(10)
+    for each in threads[1:]:
+        each.start()
+    assert opened.wait(10)
+    time.sleep(0.05)  # measured: the other says that it waits within microseconds
+    leader.go.set()
+    for each in threads:
+        each.join(10)
+    assert (early.fetched, late.fetched) == (0, 0)
+    assert early.has_bytes() == late.has_bytes() == [True] * 3
+
+
 def test_without_room_the_others_fetch(tmp_path, leader, monkeypatch):
     def full(call, *arguments):
         raise OSError(28, "No space left on device")

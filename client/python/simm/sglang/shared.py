@@ -85,9 +85,12 @@ class SharedReads:
         except OSError:
             return fetch()
         try:
-            if _locked(file, fcntl.LOCK_EX):
+            if not _locked(file, fcntl.LOCK_EX):
+                good = self._follow(file, addresses, sizes, left_s * PATIENCE)
+            elif _header(file)[1]:  # opened by its name just before a leader took that away
+                good = _copied(file, addresses, sizes)
+            else:
                 return self._lead(file, path, addresses, sizes, fetch)
-            good = self._follow(file, addresses, sizes, left_s * PATIENCE)
         finally:
             os.close(file)
         return fetch() if good is None else good
@@ -107,7 +110,7 @@ class SharedReads:
             return good
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                os.unlink(path)  # still this file: only who has the lock takes the name away
 
     def _follow(self, file, addresses, sizes, patience_s) -> list[bool] | None:
         """None: there is nothing to copy."""
@@ -118,13 +121,21 @@ class SharedReads:
                 if time.monotonic() > end:
                     return None
                 time.sleep(POLL_S)
-            _, complete, count = _header(file)
-            if not complete:
-                return None
-            _move(os.preadv, file, addresses[:count], sizes[:count])
         except OSError:
             return None
-        return [index < count for index in range(len(sizes))]
+        return _copied(file, addresses, sizes)
+
+
+def _copied(file: int, addresses: Sequence[int], sizes: Sequence[int]) -> list[bool] | None:
+    """What a leader has left; None: nothing complete."""
+    try:
+        _, complete, count = _header(file)
+        if not complete:
+            return None
+        _move(os.preadv, file, addresses[:count], sizes[:count])
+    except OSError:
+        return None
+    return [index < count for index in range(len(sizes))]
 
 
 def _locked(file: int, kind: int) -> bool:
