@@ -55,6 +55,7 @@ def parse_arguments():
     parser.add_argument("--pool", type=float, default=1.0, help="host pool, GiB [1]")
     parser.add_argument("--model", action="append", help="part of a model's name [all]")
     parser.add_argument("--readers", type=int, default=0, help="instead: N processes at once, MLA")
+    parser.add_argument("--step", type=int, default=128, help="MiB, step_bytes [128]")
     parser.add_argument("--share", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--json", action="store_true", help="one JSON object a figure")
     arguments = parser.parse_args()
@@ -88,6 +89,7 @@ class Side:
         self.pool = pools.mla(shape) if is_mla else pools.mha(shape)
         extra = {"manager_address": manager, "transport": arguments.transport}
         extra |= {"deadline_s": 60.0, "set_deadline_s": 60.0, "share_reads": arguments.share}
+        extra["step_bytes"] = arguments.step << 20
         config = storage_config(
             extra, is_mla_model=is_mla, tp_size=ranks, model_name=f"bench-{value_bytes}"
         )

@@ -231,6 +231,7 @@ class NoOptions:
         return None
 
 
+SERVER_ARGUMENTS = types.SimpleNamespace(kv_cache_dtype="auto")
 _UTILS = {
     **dict.fromkeys(("is_cuda", "is_hip", "is_mps", "is_npu", "is_xpu", "is_musa"), never),
     **dict.fromkeys(("is_cpu", "is_host_cpu_x86"), lambda: True),
@@ -247,6 +248,7 @@ GIVEN = {
     "sglang.srt.runtime_context": {
         "get_parallel": lambda: PARALLEL,
         "get_memory": NoOptions,
+        "get_server_args": lambda: SERVER_ARGUMENTS,
         "get_platform": NoOptions,
     },
     "sglang.srt.mem_cache.cpp_utils.native_hash": {"get_native_hash": native_hash},

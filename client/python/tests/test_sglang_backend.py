@@ -3,6 +3,7 @@
 import fake_native
 import pytest
 import sglang_pools as pools
+import sglang_stubs
 import torch
 from sglang.srt.mem_cache.hicache_storage import PoolHitPolicy, PoolName, PoolTransfer
 from sglang_backend import backend_of, cluster, hashes, storage_config  # noqa: F401
@@ -140,6 +141,20 @@ def test_what_decides_the_bytes_is_in_the_key(backend_of, what):
     other = backend_of(other_pool, extra, **config)
     assert other.batch_exists(names) == 0
     assert other.batch_get_v1(names, pools.indices_of(other_pool, 4)) == [False] * 4
+
+
+def test_formats_that_are_stored_alike_do_not_meet(backend_of, monkeypatch):
+    """Both fp8 formats are bytes in the host pool; the server's arguments tell them apart."""
+    pool = pools.mla(pools.Shape(dtype=torch.uint8))
+    names = hashes(4)
+    namespaces = set()
+    for given in ("fp8_e4m3", "fp8_e5m2"):
+        monkeypatch.setattr(sglang_stubs.SERVER_ARGUMENTS, "kv_cache_dtype", given)
+        backend = backend_of(pool, is_mla_model=True)
+        namespaces.add(backend.namespace)
+        assert backend.batch_exists(names) == 0
+        assert all(backend.batch_set_v1(names, pools.indices_of(pool, 4)))
+    assert len(namespaces) == 2
 
 
 def test_layouts_of_the_same_size_do_not_meet(backend_of):

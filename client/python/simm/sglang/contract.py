@@ -1,5 +1,6 @@
 """What differs between SGLang's releases, in one place (0.5.12 to 0.5.23 were looked at)."""
 
+import importlib
 from dataclasses import fields
 from typing import Any
 
@@ -33,11 +34,20 @@ def value_format(pool: Any, given: str) -> str:
         return given
     parts = [getattr(pool, "dtype", "")]
     parts.append(getattr(getattr(pool, "device_pool", None), "dtype", ""))
-    try:
-        from sglang.srt.server_args import get_global_server_args
-
-        parts.append(get_global_server_args().kv_cache_dtype)
-    except Exception:  # no server in this process
-        parts.append("")
+    parts.append(_of_server_arguments("kv_cache_dtype"))
     names = [str(part).removeprefix("torch.") for part in parts if part is not None]
     return "/".join(dict.fromkeys(name for name in names if name and name != "auto"))
+
+
+def _of_server_arguments(name: str) -> Any:
+    """An option with which this server was started; None: there is no server in this process."""
+    for module, function in (
+        ("sglang.srt.runtime_context", "get_server_args"),
+        ("sglang.srt.server_args", "get_global_server_args"),
+    ):
+        try:
+            arguments = getattr(importlib.import_module(module), function)()
+            return getattr(arguments, name, None)
+        except Exception:  # another release, or none is running
+            continue
+    return None

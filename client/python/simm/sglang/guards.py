@@ -106,6 +106,10 @@ class NegativeCache:
         with self._lock:
             self._until.clear()
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._until
+
     def leading_unknown(self, pages: list[str]) -> int:
         """How many pages from the start are not known to be missing."""
         if not self._until:

@@ -82,9 +82,10 @@ class Transfer:
                 page = codes[position : position + values]
                 there.append(page.count(self._ok) == values)
                 position += values
-            known = self._negative.leading_unknown([pool.page_key(page) for page in hashes])
-            if known < len(there):
-                there[known] = False
+            if not self._negative.is_empty:
+                known = self._negative.leading_unknown([pool.page_key(page) for page in hashes])
+                if known < len(there):
+                    there[known] = False
             answers.append(there)
         return answers
 
