@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Iterator
@@ -10,6 +11,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cluster import Cluster  # noqa: E402
+
+# What simm.sglang is tested with: tests/run.sh sglang fetches SGLang's files and names the folder.
+WITH_SGLANG = "SIMM_SGLANG_PATH" in os.environ
+collect_ignore_glob = [] if WITH_SGLANG else ["test_sglang_*.py", "test_hicache_simm.py"]
+
+
+def pytest_report_header() -> str:
+    return "" if WITH_SGLANG else "SIMM_SGLANG_PATH is not set: the tests of simm.sglang do not run"
 
 
 @pytest.fixture(scope="module")

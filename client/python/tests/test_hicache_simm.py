@@ -278,7 +278,7 @@ def check_a_server_killed_in_between(cluster):
         backend = trial.backend(source, "killed")
         names, indices = names_of(BATCH), indices_of(source, BATCH)
         assert all(backend.batch_set_v1(names, indices))
-        for index in cluster.servers():
+        for index in cluster.servers:
             cluster.kill_server(index)
         for call in (backend.batch_get_v1, backend.batch_set_v1):
             start = time.monotonic()

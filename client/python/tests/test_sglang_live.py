@@ -152,7 +152,7 @@ def test_all_servers_gone_and_back(own_cluster, number):
             (lambda: backend.batch_get_v1(names, indices), [False] * PAGES),
             (lambda: backend.batch_set_v1(names, indices), [False] * PAGES),
         ]
-        for index in own_cluster.servers():
+        for index in own_cluster.servers:
             if number == signal.SIGKILL:
                 own_cluster.kill_server(index)
             else:
