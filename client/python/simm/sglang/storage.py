@@ -363,7 +363,8 @@ class HiCacheSimm(HiCacheStorage):
         except Exception as error:
             # SGLang's threads do not outlive an exception, and its other ranks would wait for them.
             self._counters.failed(what)
-            self._quiet.warning(f"{what} raised", "%s: %s", what, error, exc_info=True)
+            expected = isinstance(error, KeyError | ValueError)  # a call that cannot be served
+            self._quiet.warning(f"{what} raised", "%s: %s", what, error, exc_info=not expected)
             return nothing
 
     # One value by name: SGLang's older interface.
