@@ -171,26 +171,32 @@ lane_trace() {
 }
 
 # The releases of SGLang whose own files the backend is run with: one in which an exception ends a
-# storage thread, and the newest that was looked at.
+# storage thread, and the newest that was looked at. The oldest: our own test file only.
 sglang_releases=(0.5.20 0.5.23)
+sglang_oldest=0.5.12.post1
 
 lane_sglang() {
-  build_release
-  local venv="$PWD/build/lanes/sglang-venv" release path
-  # Debian's own Python, for Debian's torch.
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench
+  local venv=build-python/venv release path
   /usr/bin/python3 -m venv --system-site-packages "$venv"
-  "$venv/bin/python" -m pip install -q pytest msgspec ./client/python
+  "$venv/bin/pip" install --quiet --disable-pip-version-check pytest msgspec psutil
+  CMAKE_BUILD_PARALLEL_LEVEL="$jobs" "$venv/bin/pip" install --verbose \
+    --disable-pip-version-check --force-reinstall ./client/python
   export SIMM_BIN_DIR="$PWD/build/bin"
-  for release in "${sglang_releases[@]}"; do
-    path="$PWD/build/lanes/sglang-$release"
-    if [[ ! -f "$path/sglang/srt/mem_cache/hicache_storage.py" ]]; then
+  for release in "$sglang_oldest" "${sglang_releases[@]}"; do
+    path="$PWD/build-python/sglang-$release"
+    if [[ ! -f "$path/complete" ]]; then
       rm -rf "$path"
-      "$venv/bin/python" -m pip install -q --no-deps --target "$path" "sglang==$release"
+      "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$path" \
+        "sglang==$release"
+      touch "$path/complete"
     fi
     echo "sglang: release $release"
-    SIMM_SGLANG_PATH="$path" "$venv/bin/python" -m pytest -q client/python/tests/test_sglang_*.py
     # The command of the README, as a user runs it.
     SIMM_SGLANG_PATH="$path" "$venv/bin/python" client/python/tests/test_hicache_simm.py
+    if [[ "$release" == "$sglang_oldest" ]]; then continue; fi
+    SIMM_SGLANG_PATH="$path" "$venv/bin/pytest" -v --durations=5 client/python/tests/test_sglang_*
   done
 }
 
