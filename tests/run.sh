@@ -12,7 +12,7 @@ sim         | 4  | the pure core under thousands of seeds
 cluster     | 8  | real processes on loopback: start order, kill -9, bad input on each port
 bench-smoke | 2  | each command of simm-bench for a second, its JSON checked
 trace       | 3  | the main job: the conversation trace on 10 % of its blocks, every byte checked
-sglang      | 10 | simm.sglang on SGLang's own files from PyPI, against real processes
+sglang      | 10 | simm.sglang on the files of SGLang itself (PyPI), with real processes
 quickstart  | 4  | deploy/quickstart.sh, a small one, twice
 asan        | 25 | clang, -Wthread-safety, AddressSanitizer and UBSan: all tests, real processes too
 tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
