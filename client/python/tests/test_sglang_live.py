@@ -108,7 +108,7 @@ def test_attach_detach_and_attach_again(cluster):
     assert rank.store(tokens, pools.indices_of(pool, 8)) == len(tokens)
     first = rank.backend
     rank.close()
-    assert rank.backend is None and first._closed
+    assert rank.backend is None and first._link is None
     rank = Scheduler(pool, extra(cluster, extra_backend_tag="attach"))
     try:
         assert rank.load(tokens)[0] == len(tokens)

@@ -188,17 +188,19 @@ def addresses(value: Any, source: str) -> tuple[str, ...]:
 def _address(part: Any, wrong: str) -> str:
     if not isinstance(part, str) or not part.strip():
         raise ConfigError(f"{wrong}: {part!r} is not an address; write host:port")
-    part = part.strip()
-    host, colon, port = part.rpartition(":")
-    if part.startswith("["):
-        host, bracket, port = part.partition("]")
+    address: str = part.strip()
+    host, colon, port = address.rpartition(":")
+    if address.startswith("["):
+        host, bracket, port = address.partition("]")
         host, colon, port = host[1:], port[:1], port[1:]
         if not bracket or ":" not in host:
-            raise ConfigError(f"{wrong}: {part!r} is not an IPv6 address; write [::1]:30001")
+            raise ConfigError(f"{wrong}: {address!r} is not an IPv6 address; write [::1]:30001")
     elif ":" in host:
         raise ConfigError(f"{wrong}: an IPv6 host stands in brackets; write [{host}]:{port}")
     if colon != ":" or not host:
-        raise ConfigError(f"{wrong}: {part!r} names no port; write host:port, e.g. {part}:30001")
+        raise ConfigError(
+            f"{wrong}: {address!r} names no port; write host:port, e.g. {address}:30001"
+        )
     if not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535:
         raise ConfigError(f"{wrong}: port {port!r} must be a number from 1 to 65535")
-    return part
+    return address

@@ -63,7 +63,7 @@ class PagePool:
     split: int = 1  # groups of heads that a page is cut into
     page_bytes: int = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.page_bytes = sum(self.sizes)
 
     def keys(self, hashes: Iterable[str]) -> list[str]:
@@ -97,10 +97,12 @@ class PagePool:
         return addresses, sizes
 
 
-def _buffers_of_pages(pool, host_indices, split):
+def _buffers_of_pages(pool: Any, host_indices: Any, split: int) -> tuple[list[int], list[int]]:
     if split > 1:
-        return pool.get_split_heads_page_buffer_meta(host_indices, split)
-    return pool.get_page_buffer_meta(host_indices)
+        addresses, sizes = pool.get_split_heads_page_buffer_meta(host_indices, split)
+    else:
+        addresses, sizes = pool.get_page_buffer_meta(host_indices)
+    return addresses, sizes
 
 
 def describe(
@@ -121,16 +123,16 @@ def describe(
         )
     replicated = is_replicated(name, pool, is_mla_model)
     by_heads = layout == "page_head" and not replicated and bool(tp_lcm_size)
-    split = tp_lcm_size // shard.tp_size if by_heads and split_heads else 1
+    split = (tp_lcm_size or 1) // shard.tp_size if by_heads and split_heads else 1
     page_size = int(getattr(pool, "page_size", 1) or 1)
     try:
-        _, sizes = _buffers_of_pages(pool, torch.arange(page_size, dtype=torch.int64), split)
+        _, found = _buffers_of_pages(pool, torch.arange(page_size, dtype=torch.int64), split)
     except (AssertionError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
         raise UnservedPool(
             f"host pool {name} ({type(pool).__name__}, layout {layout}) has no pages that can be "
             f"moved without a copy: {error}"
         ) from error
-    sizes = tuple(int(size) for size in sizes)
+    sizes = tuple(int(size) for size in found)
     if not sizes or len(sizes) > MAX_VALUES_A_PAGE or max(sizes) > MAX_VALUE_BYTES:
         raise UnservedPool(
             f"host pool {name}: a page is {len(sizes)} values, the largest of "
@@ -153,7 +155,9 @@ def describe(
     )
 
 
-def _suffixes(shard, replicated, values, split, head_groups):
+def _suffixes(
+    shard: Shard, replicated: bool, values: int, split: int, head_groups: int | None
+) -> tuple[str, ...]:
     if head_groups is None:
         owner = shard.name(replicated)
         return tuple(f"{owner}/{value}" for value in range(values))
@@ -187,6 +191,9 @@ def memory_of(pool: Any) -> list[tuple[int, int]]:
         if tensor is None or tensor.numel() == 0:
             continue
         # The last element's distance from the first: a view may step over what lies between.
-        span = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride())) + 1
+        span = (
+            sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            + 1
+        )
         ranges.append((tensor.data_ptr(), span * tensor.element_size()))
     return ranges

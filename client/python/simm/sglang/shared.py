@@ -99,7 +99,14 @@ class SharedReads:
         content = [self._namespace, *keys, *map(str, sizes)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
-    def _lead(self, file, path, addresses, sizes, fetch) -> list[bool]:
+    @staticmethod
+    def _lead(
+        file: int,
+        path: Path,
+        addresses: Sequence[int],
+        sizes: Sequence[int],
+        fetch: Callable[[], list[bool]],
+    ) -> list[bool]:
         try:
             good = fetch()
             count = next((i for i, fine in enumerate(good) if not fine), len(good))
@@ -112,7 +119,10 @@ class SharedReads:
             with contextlib.suppress(OSError):
                 os.unlink(path)  # still this file: only who has the lock takes the name away
 
-    def _follow(self, file, addresses, sizes, patience_s) -> list[bool] | None:
+    @staticmethod
+    def _follow(
+        file: int, addresses: Sequence[int], sizes: Sequence[int], patience_s: float
+    ) -> list[bool] | None:
         """None: there is nothing to copy."""
         end = time.monotonic() + patience_s
         try:
@@ -151,7 +161,12 @@ def _header(file: int) -> tuple[int, int, int]:
     return _HEADER.unpack(raw.ljust(_HEADER.size, b"\0"))
 
 
-def _move(call, file, addresses, sizes) -> None:
+def _move(
+    call: Callable[[int, list[memoryview], int], int],
+    file: int,
+    addresses: Sequence[int],
+    sizes: Sequence[int],
+) -> None:
     """Reads or writes the values one after the other, behind the header. OSError: not all of it."""
     offset = _HEADER_BYTES
     for first in range(0, len(sizes), _VALUES_A_CALL):

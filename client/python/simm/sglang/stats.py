@@ -13,7 +13,8 @@ def _storage_metrics() -> Callable[[], Any] | None:
         from sglang.srt.observability.metrics_collector import StorageMetrics
     except ImportError:
         return None  # a release that has no such metrics
-    return StorageMetrics
+    made: Callable[[], Any] = StorageMetrics
+    return made
 
 
 class Counters:

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from sglang.srt.mem_cache.hicache_storage import (
     HiCacheStorage,
@@ -13,11 +13,12 @@ from sglang.srt.mem_cache.hicache_storage import (
     PoolTransferResult,
 )
 
-from simm.sglang import hits, nic
+from simm.sglang import hits
 from simm.sglang.config import Config, ConfigError, load
 from simm.sglang.contract import result, text_of, value_format
 from simm.sglang.guards import Breaker, NegativeCache, QuietLog
 from simm.sglang.keys import Identity, Shard, namespace_of
+from simm.sglang.link import Link, connect
 from simm.sglang.pools import (
     BACKED_UP_BY_ALL,
     PagePool,
@@ -25,20 +26,17 @@ from simm.sglang.pools import (
     is_logical,
     memory_of,
 )
-from simm.sglang.shared import SharedReads
 from simm.sglang.stats import Counters
-from simm.sglang.transfer import Moved, Transfer, milliseconds
-from simm.sglang.values import NamedValues, leading_found
+from simm.sglang.transfer import Moved, milliseconds
+from simm.sglang.values import leading_found
 
 logger = logging.getLogger("simm.sglang")
 
-ROADS_SECONDS = 5.0  # how long what servers() says about transports is taken as true
-PROBE_KEYS = 16
-PROBE_DEADLINE_MS = 250
 ANCHOR = "kv"
+T = TypeVar("T")
 
 
-class HiCacheSimm(HiCacheStorage):
+class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
     """A storage backend for `--hicache-storage-backend dynamic`; README.md says how to name it.
 
     SGLang makes one for each rank and calls exists, get and set each from a thread of its own;
@@ -77,13 +75,7 @@ class HiCacheSimm(HiCacheStorage):
         self.registered_pools: dict[str, Any] = {}
         self._pools: dict[str, PagePool] = {}
         self._ranges: dict[tuple[int, int], int] = {}
-        self._client: Any = None
-        self._transfer: Transfer | None = None
-        self._values: NamedValues | None = None
-        self._shared: SharedReads | None = None
-        self._over_tcp = False
-        self._roads_seen = -ROADS_SECONDS
-        self._closed = False
+        self._link: Link | None = None
         self._counters = Counters(storage_config.enable_storage_metrics)
         self._quiet = QuietLog(logger)
         self._negative = NegativeCache(self.config.negative_ttl_s)
@@ -95,7 +87,16 @@ class HiCacheSimm(HiCacheStorage):
         """Connects, with a namespace for this pool's format, and registers the pool's memory."""
         self.mem_pool_host = mem_pool_host
         anchor = None if is_logical(mem_pool_host) else self._describe(ANCHOR, mem_pool_host)
-        self._connect(mem_pool_host)
+        self.namespace = self._namespace(mem_pool_host)
+        memory = [] if is_logical(mem_pool_host) else memory_of(mem_pool_host)
+        link = self._link = connect(
+            self.config,
+            self.namespace,
+            memory,
+            self._shard.tp_size,
+            self._breaker,
+            self._negative,
+        )
         if anchor is not None:
             self._register_memory(ANCHOR, mem_pool_host)
             self._pools[ANCHOR] = anchor
@@ -105,8 +106,7 @@ class HiCacheSimm(HiCacheStorage):
             "SiMM is HiCache's storage: namespace %s, %s, %s",
             self.namespace,
             f"{anchor.page_bytes} B a page in {len(anchor.sizes)} values" if anchor else "no KV",
-            ", ".join(f"{s['name']} ({s['address']})" for s in self._client.servers())
-            or "no server",
+            link.servers(),
         )
 
     def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
@@ -137,58 +137,28 @@ class HiCacheSimm(HiCacheStorage):
             config.should_split_heads,
         )
 
-    def _connect(self, pool: Any) -> None:
-        from simm._native import CODES, NativeClient
-
-        identity = Identity(
-            tag=self.config.extra_backend_tag,
-            model=self.config.model_id or self._storage_config.model_name or "",
-            dtype=value_format(pool, self.config.kv_dtype),
-            page_size=int(pool.page_size),
-            layout=str(pool.layout),
-            pp_size=self._shard.pp_size,
-            cp_size=self._shard.cp_size,
+    def _namespace(self, pool: Any) -> str:
+        return namespace_of(
+            Identity(
+                tag=self.config.extra_backend_tag,
+                model=self.config.model_id or self._storage_config.model_name or "",
+                dtype=value_format(pool, self.config.kv_dtype),
+                page_size=int(pool.page_size),
+                layout=str(pool.layout),
+                pp_size=self._shard.pp_size,
+                cp_size=self._shard.cp_size,
+            )
         )
-        self.namespace = namespace_of(identity)
-        memory = [] if is_logical(pool) else memory_of(pool)
-        node = nic.node_of_memory(memory[0][0]) if memory else None
-        found = nic.devices()
-        devices = self._devices(node, found)
-        options = {
-            "namespace": self.namespace,
-            "transport": self.config.transport,
-            "verify": self.config.verify,
-            "connect_timeout_ms": milliseconds(self.config.connect_timeout_s),
-            "max_lanes_per_server": self.config.max_lanes_per_server,
-        }
-        if devices:
-            options["rdma_devices"] = list(devices)
-        if found and node is not None:
-            options["numa_node"] = node
-        self._client = nic.run_near(
-            node, lambda: NativeClient(list(self.config.manager_address), **options)
-        )
-        logger.info("NUMA node of the host pool: %s; RDMA devices: %s", node, devices or "any")
-        self._transfer = Transfer(
-            self._client, CODES, self._breaker, self._negative, self.config.step_bytes
-        )
-        self._values = NamedValues(self._client, CODES)
-        if self._shard.tp_size > 1 and self.config.share_reads != "off":
-            self._shared = SharedReads(self.namespace)
-
-    def _devices(self, node: int | None, found: dict[str, int]) -> tuple[str, ...]:
-        """The RDMA devices to use; none: any."""
-        named = os.environ.get("SICL_NET_DEVICES", "")
-        of_user = self.config.devices or tuple(filter(None, map(str.strip, named.split(","))))
-        return of_user or nic.near(node, found)
 
     def _register_memory(self, name: str, pool: Any) -> None:
+        if self._link is None:
+            raise RuntimeError(f"host pool {name} came before the KV host pool")
         for address, size in memory_of(pool):
             inside = (a <= address and address + size <= a + n for a, n in self._ranges)
             if any(inside):
                 continue
             try:
-                self._ranges[address, size] = self._client.register_memory(address, size)
+                self._ranges[address, size] = self._link.client.register_memory(address, size)
             except Exception as error:
                 raise RuntimeError(
                     f"host pool {name}: {size} B at {address:#x} cannot be registered ({error}). "
@@ -199,12 +169,12 @@ class HiCacheSimm(HiCacheStorage):
 
     def batch_exists(self, keys: list[str], extra_info: Any = None) -> int:
         """How many pages from the start are there, 0 to len(keys)."""
-        return self._guarded("exists", 0, lambda: self._leading(keys))
+        return self._guarded("exists", 0, lambda link: self._leading(link, keys))
 
-    def _leading(self, keys: list[str]) -> int:
+    def _leading(self, link: Link, keys: list[str]) -> int:
         if ANCHOR not in self._pools:
             return len(keys)  # a logical anchor: its side pools decide
-        there = self._transfer.exists(self._pools[ANCHOR], keys, self.config.deadline_s)
+        there = link.transfer.exists(self._pools[ANCHOR], keys, self.config.deadline_s)
         found = hits.leading(there)
         self._counters.asked(len(keys), found)
         return found
@@ -214,10 +184,10 @@ class HiCacheSimm(HiCacheStorage):
     ) -> PoolTransferResult:
         """The longest prefix that KV and the given pools can serve, and each pool's own reach."""
         return self._guarded(
-            "exists", result(set(), {}), lambda: self._usable(keys, pool_transfers or [])
+            "exists", result(set(), {}), lambda link: self._usable(link, keys, pool_transfers or [])
         )
 
-    def _usable(self, keys: list[str], transfers: Sequence[Any]) -> PoolTransferResult:
+    def _usable(self, link: Link, keys: list[str], transfers: Sequence[Any]) -> PoolTransferResult:
         asked = []
         if ANCHOR in self._pools:
             asked.append((None, self._pools[ANCHOR], keys))
@@ -227,7 +197,7 @@ class HiCacheSimm(HiCacheStorage):
                 by_group = text_of(transfer.hit_policy) == "block_groups"
                 asked.append((transfer, pool, (transfer.keys or []) if by_group else keys))
         pools = [(pool, hashes) for _, pool, hashes in asked]
-        answers = self._transfer.exists_in(pools, self.config.deadline_s)
+        answers = link.transfer.exists_in(pools, self.config.deadline_s)
         kv_pages = hits.leading(answers[0]) if ANCHOR in self._pools else len(keys)
         usable = set(range(1, kv_pages + 1))
         reach: dict[Any, int] = {PoolName.KV: kv_pages} if kv_pages else {}
@@ -238,7 +208,9 @@ class HiCacheSimm(HiCacheStorage):
         return result(usable, reach)
 
     @staticmethod
-    def _narrow(transfer, there, kv_pages, usable: set[int], reach: dict[Any, int]) -> None:
+    def _narrow(
+        transfer: Any, there: list[bool], kv_pages: int, usable: set[int], reach: dict[Any, int]
+    ) -> None:
         """Takes out of `usable` what one pool cannot serve, and notes its own reach."""
         policy = text_of(transfer.hit_policy)
         if policy == "block_groups":
@@ -261,7 +233,7 @@ class HiCacheSimm(HiCacheStorage):
     ) -> list[bool]:
         """Reads pages into the host pool, one bool a page; none behind the first failure."""
         return self._guarded(
-            "get", [False] * len(keys), lambda: self._one(self._read, keys, host_indices)
+            "get", [False] * len(keys), lambda link: self._one(link, self._read, keys, host_indices)
         )
 
     def batch_set_v1(
@@ -269,27 +241,37 @@ class HiCacheSimm(HiCacheStorage):
     ) -> list[bool]:
         """Writes pages that are not there yet, one bool a page: it is there now."""
         return self._guarded(
-            "set", [False] * len(keys), lambda: self._one(self._write, keys, host_indices)
+            "set",
+            [False] * len(keys),
+            lambda link: self._one(link, self._write, keys, host_indices),
         )
 
-    def _one(self, move: Callable[..., Moved], keys: list[str], host_indices: Any) -> list[bool]:
+    def _one(
+        self, link: Link, move: Callable[..., Moved], keys: list[str], host_indices: Any
+    ) -> list[bool]:
         if ANCHOR not in self._pools or not keys:
             return [True] * len(keys)
-        return move(self._pools[ANCHOR], keys, host_indices, 0.0).results
+        return move(link, self._pools[ANCHOR], keys, host_indices, 0.0).results
 
-    def batch_get_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict:
+    def batch_get_v2(
+        self, transfers: Sequence[Any], extra_info: Any = None
+    ) -> dict[Any, list[bool]]:
         """As batch_get_v1 for each of the given pools: {pool's name: one bool a page}."""
         return self._guarded(
-            "get", _all_false(transfers), lambda: self._several(self._read, transfers)
+            "get", _all_false(transfers), lambda link: self._several(link, self._read, transfers)
         )
 
-    def batch_set_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict:
+    def batch_set_v2(
+        self, transfers: Sequence[Any], extra_info: Any = None
+    ) -> dict[Any, list[bool]]:
         """As batch_set_v1 for each of the given pools: {pool's name: one bool a page}."""
         return self._guarded(
-            "set", _all_false(transfers), lambda: self._several(self._write, transfers)
+            "set", _all_false(transfers), lambda link: self._several(link, self._write, transfers)
         )
 
-    def _several(self, move: Callable[..., Moved], transfers: Sequence[Any]) -> dict:
+    def _several(
+        self, link: Link, move: Callable[..., Moved], transfers: Sequence[Any]
+    ) -> dict[Any, list[bool]]:
         results = _all_false(transfers)
         start = time.monotonic()  # the deadline is that of the whole call
         for transfer in transfers:
@@ -299,7 +281,7 @@ class HiCacheSimm(HiCacheStorage):
                 results[transfer.name] = [True] * len(keys)
                 continue
             spent_s = time.monotonic() - start
-            results[transfer.name] = move(pool, keys, transfer.host_indices, spent_s).results
+            results[transfer.name] = move(link, pool, keys, transfer.host_indices, spent_s).results
         return results
 
     def _pool(self, name: Any) -> PagePool | None:
@@ -311,34 +293,29 @@ class HiCacheSimm(HiCacheStorage):
             return None
         raise KeyError(f"host pool {text} is not registered; registered are {list(self._pools)}")
 
-    def _read(self, pool: PagePool, keys: list[str], host_indices: Any, spent_s: float) -> Moved:
+    def _read(
+        self, link: Link, pool: PagePool, keys: list[str], host_indices: Any, spent_s: float
+    ) -> Moved:
         start = time.monotonic()
         left_s = self.config.deadline_s - spent_s
-        shared = self._shared if pool.replicated and self._sharing_pays() else None
-        moved = self._transfer.read(pool, keys, host_indices, left_s, shared)
+        shares = pool.replicated and link.sharing_pays(self.config.share_reads)
+        shared = link.shared if shares else None
+        moved = link.transfer.read(pool, keys, host_indices, left_s, shared)
         self._account("get", pool, keys, moved, time.monotonic() - start)
         return moved
 
-    def _sharing_pays(self) -> bool:
-        """Whether a copy from another rank is cheaper than the road to the data servers."""
-        if self._shared is None or not self._shared.usable:
-            return False
-        if self.config.share_reads != "auto":
-            return self.config.share_reads == "on"
-        now = time.monotonic()
-        if now - self._roads_seen > ROADS_SECONDS:
-            self._roads_seen = now
-            self._over_tcp = any(s.get("transport") == "tcp" for s in self._client.servers())
-        return self._over_tcp
-
-    def _write(self, pool: PagePool, keys: list[str], host_indices: Any, spent_s: float) -> Moved:
+    def _write(
+        self, link: Link, pool: PagePool, keys: list[str], host_indices: Any, spent_s: float
+    ) -> Moved:
         start = time.monotonic()
         left_s = self.config.set_deadline_s - spent_s
-        moved = self._transfer.write(pool, keys, host_indices, left_s)
+        moved = link.transfer.write(pool, keys, host_indices, left_s)
         self._account("set", pool, keys, moved, time.monotonic() - start)
         return moved
 
-    def _account(self, what: str, pool: PagePool, keys: list[str], moved: Moved, seconds: float):
+    def _account(
+        self, what: str, pool: PagePool, keys: list[str], moved: Moved, seconds: float
+    ) -> None:
         self._counters.moved(what, len(keys), moved.results, moved.bytes, seconds)
         if not all(moved.results):
             self._quiet.warning(
@@ -353,13 +330,14 @@ class HiCacheSimm(HiCacheStorage):
                 *(what, pool.name, len(keys), moved.bytes, seconds * 1e3, rate),
             )
 
-    def _guarded(self, what: str, nothing: Any, body: Callable[[], Any]) -> Any:
+    def _guarded(self, what: str, nothing: T, body: Callable[[Link], T]) -> T:
         """What `body` returns; `nothing` when the cluster is away or anything goes wrong."""
-        if self._closed or self._transfer is None or self._breaker.is_open:
+        link = self._link
+        if link is None or self._breaker.is_open:
             self._counters.rejected(what)
             return nothing
         try:
-            return body()
+            return body(link)
         except Exception as error:
             # SGLang's threads do not outlive an exception, and its other ranks would wait for them.
             self._counters.failed(what)
@@ -391,7 +369,7 @@ class HiCacheSimm(HiCacheStorage):
         places = target_locations if values is None else values
         deadline_ms = milliseconds(self.config.set_deadline_s)
         return self._guarded(
-            "set", False, lambda: self._values.put(keys, places, target_sizes, deadline_ms)
+            "set", False, lambda link: link.values.put(keys, places, target_sizes, deadline_ms)
         )
 
     def get(self, key: str, target_location: Any = None, target_sizes: Any = None) -> Any:
@@ -415,7 +393,7 @@ class HiCacheSimm(HiCacheStorage):
         return self._guarded(
             "get",
             [None] * len(keys),
-            lambda: self._values.get(keys, places, sizes, deadline_ms),
+            lambda link: link.values.get(keys, places, sizes, deadline_ms),
         )
 
     def exists(self, key: str) -> bool:
@@ -424,7 +402,7 @@ class HiCacheSimm(HiCacheStorage):
         return self._guarded(
             "exists",
             False,
-            lambda: self._values.exists(
+            lambda link: link.values.exists(
                 key, self._pools[ANCHOR].keys([key]) if ANCHOR in self._pools else [], deadline_ms
             ),
         )
@@ -443,11 +421,12 @@ class HiCacheSimm(HiCacheStorage):
     def clear(self) -> bool:
         """Drops what all ranks have stored in this backend's namespace. False: it failed."""
         self._negative.clear()
-        if self._closed or self._client is None:
+        link = self._link
+        if link is None:
             return False
         try:
             deadline_ms = milliseconds(max(30.0, self.config.set_deadline_s))
-            dropped = self._client.clear_namespace(deadline_ms)
+            dropped = link.client.clear_namespace(deadline_ms)
         except Exception:
             logger.exception("namespace %s cannot be cleared", self.namespace)
             return False
@@ -456,24 +435,22 @@ class HiCacheSimm(HiCacheStorage):
 
     def close(self) -> None:
         """Gives the pools' memory back and disconnects. Later calls are misses. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
         self._breaker.shut_down()
-        client, self._client = self._client, None
-        if client is None:
+        link, self._link = self._link, None
+        if link is None:
             return
         for handle in self._ranges.values():
             try:
-                client.deregister_memory(handle)
+                link.client.deregister_memory(handle)
             except Exception as error:
                 logger.warning("memory cannot be deregistered: %s", error)
         self._ranges.clear()
-        client.close()
+        link.client.close()
 
     def _probe(self) -> bool:
-        return self._values.probe(PROBE_KEYS, PROBE_DEADLINE_MS)
+        link = self._link
+        return link is not None and link.probe()
 
 
-def _all_false(transfers: Sequence[Any]) -> dict:
+def _all_false(transfers: Sequence[Any]) -> dict[Any, list[bool]]:
     return {transfer.name: [False] * len(transfer.keys or []) for transfer in transfers}

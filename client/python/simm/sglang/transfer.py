@@ -5,7 +5,7 @@ deadline cuts off is then its end, and what lies behind a missing page is not fe
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,9 @@ class Transfer:
         self._judge(codes, self._clock() - start, deadline_s)
         return self._by_page(wanted, codes)
 
-    def _by_page(self, wanted, codes):
+    def _by_page(
+        self, wanted: Sequence[tuple[PagePool, Sequence[str]]], codes: list[int]
+    ) -> list[list[bool]]:
         answers = []
         position = 0
         for pool, hashes in wanted:
@@ -124,7 +126,15 @@ class Transfer:
                 break
         return moved
 
-    def _read_step(self, keys, addresses, sizes, end, deadline_s, shared):
+    def _read_step(
+        self,
+        keys: list[str],
+        addresses: list[int],
+        sizes: list[int],
+        end: float,
+        deadline_s: float,
+        shared: SharedReads | None,
+    ) -> tuple[list[bool], bool]:
         """Which values are there now, and whether those that are not are known to be missing."""
         in_time = False
 
@@ -145,7 +155,7 @@ class Transfer:
         return good, in_time
 
     def write(
-        self, pool: PagePool, hashes: Sequence[str], host_indices, deadline_s: float
+        self, pool: PagePool, hashes: Sequence[str], host_indices: Any, deadline_s: float
     ) -> Moved:
         """Puts pages that are not there yet; those that are there count as written."""
         end = self._clock() + deadline_s
@@ -176,7 +186,7 @@ class Transfer:
         return moved
 
     @staticmethod
-    def _steps(pool: PagePool, pages: int, step_bytes: int):
+    def _steps(pool: PagePool, pages: int, step_bytes: int) -> Iterator[tuple[int, int]]:
         by_bytes = step_bytes // max(1, pool.page_bytes)
         step = max(1, min(by_bytes, MAX_KEYS_A_CALL // len(pool.suffixes)))
         for first in range(0, pages, step):
