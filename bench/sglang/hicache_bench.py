@@ -205,9 +205,17 @@ def report(arguments, **figures):
         print("  ".join(f"{name} {value}" for name, value in figures.items()), flush=True)
 
 
+def value_of_readers(arguments):
+    """Of the first model chosen that all ranks read alike."""
+    for model, (value_bytes, is_mla) in MODELS.items():
+        if is_mla and (not arguments.model or any(part in model for part in arguments.model)):
+            return value_bytes
+    return sys.exit("--readers needs a model with MLA")
+
+
 def reader(arguments, manager, ranks, ready, go, times):
     """One rank: its own pool, the pages of rank 0."""
-    value_bytes = MODELS["DeepSeek-R1 MLA bf16"][0]
+    value_bytes = value_of_readers(arguments)
     side = Side(manager, arguments, value_bytes, True, BATCH_PAGES * value_bytes, ranks)
     names = side.names(side.batch)
     indices = side.pools.indices_of(side.pool, side.batch)
@@ -245,7 +253,7 @@ def readers_at_once(arguments, manager, count, context):
 
 def measure_readers(arguments, manager):
     """A model whose pages all ranks read: the ranks' processes against a single one."""
-    value_bytes = MODELS["DeepSeek-R1 MLA bf16"][0]
+    value_bytes = value_of_readers(arguments)
     side = Side(manager, arguments, value_bytes, True, BATCH_PAGES * value_bytes)
     side.fill()
     side.backend.close()
@@ -255,6 +263,7 @@ def measure_readers(arguments, manager):
     report(
         arguments,
         readers=arguments.readers,
+        value_bytes=value_bytes,
         one_ms=round(one * 1e3, 1),
         slowest_ms=round(many * 1e3, 1),
         times_one=round(many / one, 2),

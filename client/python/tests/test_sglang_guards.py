@@ -185,6 +185,23 @@ def test_a_page_that_could_not_be_got_is_missing_for_a_while(backend_of, cluster
     wait_until(lambda: backend.batch_exists(names) == 8, seconds=1.0)
 
 
+def test_what_the_deadline_cut_off_is_not_taken_as_missing(backend_of, cluster, pool):
+    backend = backend_of(pool, {"negative_ttl_s": 60, "deadline_s": 0.2})
+    names, indices = hashes(4), pools.indices_of(pool, 4)
+    assert all(backend.batch_set_v1(names, indices))
+    real = cluster.clients[-1].get
+
+    def late(keys, addresses, sizes, deadline_ms):
+        codes, lengths = real(keys, addresses, sizes, deadline_ms)
+        time.sleep(deadline_ms / 1000)
+        return [*codes[:4], *[fake_native.CODES["MISS"]] * 4], lengths
+
+    cluster.clients[-1].get = late
+    assert backend.batch_get_v1(names, indices) == [True, True, False, False]
+    assert backend.batch_exists(names) == 4
+    assert backend.counters()["breaker_opened"] == 0
+
+
 def test_a_page_stored_again_is_there_at_once(backend_of, cluster, pool):
     backend = backend_of(pool, {"negative_ttl_s": 60})
     names, indices = hashes(4), pools.indices_of(pool, 4)
