@@ -134,7 +134,8 @@ class Trial:
         self.backends = []
 
     def backend(self, pool, tag="", more=None, **changes):
-        extra = {"manager_address": self.manager, "extra_backend_tag": f"test-{RUN}-{tag}"}
+        # The same namespaces in each run, since a cluster keeps their names; the keys are new.
+        extra = {"manager_address": self.manager, "extra_backend_tag": f"test-hicache-{tag}"}
         values = dict(
             tp_rank=0, tp_size=1, pp_rank=0, pp_size=1, attn_cp_rank=0, attn_cp_size=1,
             is_mla_model=getattr(pool, "mla", False), enable_storage_metrics=False,
@@ -148,22 +149,24 @@ class Trial:
 
     def close(self):
         for backend in self.backends:
-            backend.clear()
+            cleared = backend.clear() or not backend.namespace
             backend.close()
+            assert cleared, f"namespace {backend.namespace} was not cleared"
 
 
 def check_single_values(trial):
     backend = trial.backend(HostPool(), "single")
     value, target = torch.arange(1024), torch.zeros(1024, dtype=torch.int64)
-    assert backend.exists("one") is False
-    assert backend.get("one", target) is None
-    assert backend.set("one", value) is True
-    assert backend.exists("one") is True
-    assert backend.get("one", target) is target and torch.equal(target, value)
+    one, two = f"{RUN}one", f"{RUN}two"
+    assert backend.exists(one) is False
+    assert backend.get(one, target) is None
+    assert backend.set(one, value) is True
+    assert backend.exists(one) is True
+    assert backend.get(one, target) is target and torch.equal(target, value)
     address, size = target.data_ptr(), 1024 * 8
-    assert backend.set("two", target_location=address, target_sizes=size) is True
+    assert backend.set(two, target_location=address, target_sizes=size) is True
     target.zero_()
-    assert backend.get("two", target_location=address, target_sizes=size) is True
+    assert backend.get(two, target_location=address, target_sizes=size) is True
     assert torch.equal(target, value)
 
 
@@ -262,10 +265,11 @@ def check_side_pools(trial):
 def check_wrong_lengths(trial):
     long, short = torch.zeros(100, dtype=torch.uint8), torch.zeros(60, dtype=torch.uint8)
     backend = trial.backend(HostPool(seed=8), "lengths")
-    assert backend.set("value", long.fill_(7)) is True
-    assert backend.get("value", short) is None, "a longer value was taken"
-    assert backend.get("value", torch.zeros(160, dtype=torch.uint8)) is None, "a shorter one"
-    assert backend.get("value", torch.zeros(100, dtype=torch.uint8)) is not None
+    name = f"{RUN}value"
+    assert backend.set(name, long.fill_(7)) is True
+    assert backend.get(name, short) is None, "a longer value was taken"
+    assert backend.get(name, torch.zeros(160, dtype=torch.uint8)) is None, "a shorter one"
+    assert backend.get(name, torch.zeros(100, dtype=torch.uint8)) is not None
     names, pool = names_of(4), backend.mem_pool_host
     assert backend.batch_set_v1(names, indices_of(pool, 3)) == [False] * 4
     assert backend.batch_get_v1(names, indices_of(pool, 5)) == [False] * 4

@@ -30,10 +30,10 @@ def value_format(pool: Any, given: str) -> str:
     fp8_e4m3 and fp8_e5m2 are stored alike, as bytes: the device pool and the server's arguments
     know which it is. `given`: what the user has set in its place.
     """
-    if given:
-        return given
-    parts = [getattr(pool, "dtype", "")]
-    parts.append(getattr(getattr(pool, "device_pool", None), "dtype", ""))
+    stored = str(getattr(pool, "dtype", "")).removeprefix("torch.")
+    if given or stored not in ("uint8", "int8"):
+        return given or stored
+    parts = [stored, getattr(getattr(pool, "device_pool", None), "dtype", "")]
     parts.append(_of_server_arguments("kv_cache_dtype"))
     names = [str(part).removeprefix("torch.") for part in parts if part is not None]
     return "/".join(dict.fromkeys(name for name in names if name and name != "auto"))
