@@ -341,4 +341,7 @@ def test_hicache_simm():
 
 
 if __name__ == "__main__":
-    run()
+    try:
+        run()
+    except FileNotFoundError as error:
+        sys.exit(f"test_hicache_simm.py: {error}")
