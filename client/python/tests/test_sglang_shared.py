@@ -6,11 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import sglang_pools as pools
 from sglang_backend import backend_of, cluster, hashes  # noqa: F401
-
+from sglang_under_test import PATH
 from simm.sglang import shared
 
 SIZE = 1 << 20
@@ -152,7 +153,11 @@ def test_a_leader_that_is_killed_leaves_its_followers_to_themselves(tmp_path):
     )
     bootstrap = f"import sglang_under_test\n{code}"
     process = subprocess.Popen(
-        [sys.executable, "-c", bootstrap, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", bootstrap, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent,
+        env=dict(os.environ, SIMM_SGLANG_PATH=str(Path(PATH).resolve())),
     )
     assert process.stdout.readline() == "leads\n"
     follower = Rank(tmp_path)
