@@ -154,7 +154,8 @@ def server(arguments):
     from live_cluster import LiveCluster
 
     os.environ["SIMM_BIN_DIR"] = str(Path(arguments.build, "bin"))
-    memory = f"{int(arguments.pool * 3 * GIB)}"
+    # Ours, those of simm-bench and ours again, without an eviction.
+    memory = f"{int(arguments.pool * 4 * GIB)}"
     return LiveCluster(servers=1, memory=memory, dead_ms=10000, mean_value="16KiB")
 
 
@@ -281,12 +282,13 @@ def main():
         f"{arguments.transport}, medians of {arguments.rounds}: {' '.join(sys.argv)}",
         file=sys.stderr,
     )
-    with server(arguments) as cluster:
-        if arguments.readers:
+    if arguments.readers:
+        with server(arguments) as cluster:
             measure_readers(arguments, cluster.manager)
-            return
-        for model in MODELS:
-            if not arguments.model or any(part in model for part in arguments.model):
+        return
+    for model in MODELS:
+        if not arguments.model or any(part in model for part in arguments.model):
+            with server(arguments) as cluster:  # a new one: the sizes of another model are gone
                 measure(arguments, cluster.manager, model)
 
 

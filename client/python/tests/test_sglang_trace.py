@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import sglang_pools as pools
@@ -29,14 +28,13 @@ NOISE = 0.01
 BACKUPS_UNDER_WAY = 4
 
 
-def trace_file(tmp_path):
+def trace_file(tmp_path, capsys):
     given = os.environ.get("SIMM_TRACE")
     path = Path(given) if given else TRACE
     if path.is_file() or given:
         return path
-    warnings.warn(
-        f"no {TRACE}: a generated trace is replayed instead of the real one", stacklevel=2
-    )
+    with capsys.disabled():
+        print(f"\nWARNING: no {TRACE}: a generated trace is replayed instead of the real one")
     made = tmp_path / "generated.jsonl"
     subprocess.run(
         [sys.executable, ROOT / "bench/workloads/multi_turn.py", "--sessions", "1500"]
@@ -113,7 +111,7 @@ class Replay:
 
 
 def test_the_trace(tmp_path, capsys):
-    path = trace_file(tmp_path)
+    path = trace_file(tmp_path, capsys)
     requests = [json.loads(line)["hash_ids"] for line in path.read_text().splitlines()]
     distinct = len({block for request in requests for block in request})
     memory = int(distinct * CAPACITY * EXTENT_BYTES * 1.03 / SERVERS) + (1 << 20)
