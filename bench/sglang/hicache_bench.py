@@ -214,60 +214,57 @@ def value_of_readers(arguments):
     return sys.exit("--readers needs a model with MLA")
 
 
-def reader(arguments, manager, ranks, ready, go, times):
+def reader(arguments, manager, ready, go, times):
     """One rank: its own pool, the pages of rank 0."""
     value_bytes = value_of_readers(arguments)
-    side = Side(manager, arguments, value_bytes, True, BATCH_PAGES * value_bytes, ranks)
+    side = Side(manager, arguments, value_bytes, True, BATCH_PAGES * value_bytes, arguments.readers)
     names = side.names(side.batch)
     indices = side.pools.indices_of(side.pool, side.batch)
     check(all(side.backend.batch_get_v1(names, indices)), "a page was missing")  # touches memory
     ready.release()
     for _ in range(arguments.rounds):
         go.wait()
-        start = time.perf_counter()
-        check(all(side.backend.batch_get_v1(names, indices)), "a page was missing")
-        times.put(time.perf_counter() - start)
-        go.wait()
+        times.put(read_once(side, names, indices))
     side.backend.close()
 
 
-def readers_at_once(arguments, manager, count, context):
-    """Median over the rounds of the time until the last of `count` readers has its pages."""
-    ready, go, times = context.Semaphore(0), context.Barrier(count + 1), context.Queue()
+def read_once(side, names, indices):
+    start = time.perf_counter()
+    check(all(side.backend.batch_get_v1(names, indices)), "a page was missing")
+    return time.perf_counter() - start
+
+
+def measure_readers(arguments, manager):
+    """A model whose pages all ranks read: as many processes at once against one, in turn."""
+    value_bytes = value_of_readers(arguments)
+    one = Side(manager, arguments, value_bytes, True, BATCH_PAGES * value_bytes)
+    one.fill()
+    names, indices = one.names(one.batch), one.pools.indices_of(one.pool, one.batch)
+    context = multiprocessing.get_context("spawn")
+    ready, go, times = context.Semaphore(0), context.Barrier(arguments.readers + 1), context.Queue()
     started = [
-        context.Process(target=reader, args=(arguments, manager, count, ready, go, times))
-        for _ in range(count)
+        context.Process(target=reader, args=(arguments, manager, ready, go, times))
+        for _ in range(arguments.readers)
     ]
     for process in started:
         process.start()
     for _ in started:
         check(ready.acquire(timeout=120), "a reader did not start")
-    slowest = []
+    rounds = []
     for _ in range(arguments.rounds):
+        alone = read_once(one, names, indices)
         go.wait()
-        slowest.append(max(times.get(timeout=120) for _ in started))
-        go.wait()
+        rounds.append((alone, max(times.get(timeout=120) for _ in started)))
     for process in started:
         process.join()
-    return statistics.median(slowest)
-
-
-def measure_readers(arguments, manager):
-    """A model whose pages all ranks read: the ranks' processes against a single one."""
-    value_bytes = value_of_readers(arguments)
-    side = Side(manager, arguments, value_bytes, True, BATCH_PAGES * value_bytes)
-    side.fill()
-    side.backend.close()
-    context = multiprocessing.get_context("spawn")
-    one = readers_at_once(arguments, manager, 1, context)
-    many = readers_at_once(arguments, manager, arguments.readers, context)
+    one.backend.close()
     report(
         arguments,
         readers=arguments.readers,
         value_bytes=value_bytes,
-        one_ms=round(one * 1e3, 1),
-        slowest_ms=round(many * 1e3, 1),
-        times_one=round(many / one, 2),
+        one_ms=round(statistics.median(alone for alone, _ in rounds) * 1e3, 1),
+        slowest_ms=round(statistics.median(slowest for _, slowest in rounds) * 1e3, 1),
+        times_one=round(statistics.median(slowest / alone for alone, slowest in rounds), 2),
     )
 
 

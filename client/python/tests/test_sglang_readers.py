@@ -18,7 +18,7 @@ def test_eight_readers(transport, capsys):
     command = [
         sys.executable, str(ROOT / "bench/sglang/hicache_bench.py"), "--json",
         "--build", str(bin_dir().parent), "--transport", transport,
-        "--readers", str(READERS), "--rounds", "5", "--model", "MLA fp8",
+        "--readers", str(READERS), "--rounds", "7", "--model", "MLA fp8",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr[-3000:]
