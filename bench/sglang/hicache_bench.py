@@ -144,7 +144,7 @@ def cpp(arguments, manager, operation, value_bytes, keys, batch):
     if operation == "put":
         command += ["--replace-fraction", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    check(done.returncode == 0, f"{' '.join(command)}\n{done.stderr[-1000:]}")
+    check(done.returncode == 0, f"{' '.join(command)}\n{(done.stdout + done.stderr)[-1500:]}")
     result = json.loads(done.stdout.strip().splitlines()[-1])
     check(not result["errors"] and not result["corrupt"], f"errors: {result}")
     return result["bytes_per_s"] / value_bytes
