@@ -155,7 +155,7 @@ def server(arguments):
 
     os.environ["SIMM_BIN_DIR"] = str(Path(arguments.build, "bin"))
     # Ours, those of simm-bench and ours again, without an eviction.
-    memory = f"{int(arguments.pool * 4 * GIB)}"
+    memory = f"{int(GIB if arguments.readers else arguments.pool * 4 * GIB)}"
     return LiveCluster(servers=1, memory=memory, dead_ms=10000, mean_value="16KiB")
 
 
@@ -241,7 +241,7 @@ def measure_readers(arguments, manager):
     one.fill()
     names, indices = one.names(one.batch), one.pools.indices_of(one.pool, one.batch)
     context = multiprocessing.get_context("spawn")
-    ready, go, times = context.Semaphore(0), context.Barrier(arguments.readers + 1), context.Queue()
+    ready, go, times = context.Semaphore(0), context.Barrier(arguments.readers + 1, timeout=120), context.Queue()
     started = [
         context.Process(target=reader, args=(arguments, manager, ready, go, times))
         for _ in range(arguments.readers)
@@ -249,7 +249,8 @@ def measure_readers(arguments, manager):
     for process in started:
         process.start()
     for _ in started:
-        check(ready.acquire(timeout=120), "a reader did not start")
+        while not ready.acquire(timeout=1):
+            check(all(process.is_alive() for process in started), "a reader has ended")
     rounds = []
     for _ in range(arguments.rounds):
         alone = read_once(one, names, indices)

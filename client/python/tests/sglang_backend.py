@@ -5,9 +5,8 @@ import types
 
 import fake_native
 import pytest
-import sglang_under_test  # noqa: F401
+import sglang_release  # noqa: F401
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorageConfig
-
 from simm.sglang import HiCacheSimm
 from simm.sglang.config import ADDRESS_VARIABLE, FILE_VARIABLES
 

@@ -8,7 +8,7 @@ import inspect
 import types
 from dataclasses import dataclass
 
-import sglang_under_test  # noqa: F401
+import sglang_release  # noqa: F401
 import torch
 from sglang.srt.mem_cache import memory_pool
 from sglang.srt.mem_cache.memory_pool_host import LogicalHostPool

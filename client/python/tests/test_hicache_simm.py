@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 try:
     if os.environ.get("SIMM_SGLANG_PATH"):
-        import sglang_under_test  # noqa: F401
+        import sglang_release  # noqa: F401
     import torch
     from sglang.srt.mem_cache.hicache_storage import (
         HiCacheStorageConfig,
@@ -30,7 +30,6 @@ try:
         PoolName,
         PoolTransfer,
     )
-
     from simm.sglang import ConfigError, HiCacheSimm, UnservedPool
 except ImportError as error:
     sys.exit(

@@ -7,7 +7,6 @@ import sglang_stubs
 import torch
 from sglang.srt.mem_cache.hicache_storage import PoolHitPolicy, PoolName, PoolTransfer
 from sglang_backend import backend_of, cluster, hashes, storage_config  # noqa: F401
-
 from simm.sglang import ConfigError, HiCacheSimm, UnservedPool
 
 MHA_LAYOUTS = ("page_first", "page_first_direct", "page_head")

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-import sglang_under_test  # noqa: F401
-
+import sglang_release  # noqa: F401
 from simm.sglang.config import Config, ConfigError, addresses, load
 
 FILE = "SGLANG_HICACHE_SIMM_CONFIG_PATH"

@@ -10,7 +10,6 @@ import pytest
 import sglang_pools as pools
 from sglang.srt.mem_cache.hicache_storage import PoolName, PoolTransfer
 from sglang_backend import backend_of, cluster, hashes, storage_config  # noqa: F401
-
 from simm.sglang import HiCacheSimm, nic
 from simm.sglang.guards import NegativeCache, QuietLog
 from simm.sglang.hits import usable_trailing

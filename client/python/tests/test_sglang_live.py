@@ -9,7 +9,6 @@ import torch
 from live_cluster import LiveCluster, wait_until
 from sglang.srt.mem_cache.hicache_storage import PoolHitPolicy, PoolName, PoolTransfer
 from sglang_scheduler import Scheduler, page_at
-
 from simm.sglang import ConfigError, HiCacheSimm, UnservedPool
 
 SHAPE = pools.Shape(tokens=4096, page_size=16, layers=4, heads=2, head_dim=64)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sglang_pools as pools
 from sglang_backend import backend_of, cluster, hashes  # noqa: F401
-from sglang_under_test import PATH
+from sglang_release import PATH
 from simm.sglang import shared
 
 SIZE = 1 << 20
@@ -151,7 +151,7 @@ def test_a_leader_that_is_killed_leaves_its_followers_to_themselves(tmp_path):
         "SharedReads('n', sys.argv[1]).read(['a', 'b', 'c'],\n"
         "    [base, base + (1 << 20), base + (2 << 20)], [1 << 20] * 3, 60.0, fetch)\n"
     )
-    bootstrap = f"import sglang_under_test\n{code}"
+    bootstrap = f"import sglang_release\n{code}"
     process = subprocess.Popen(
         [sys.executable, "-c", bootstrap, str(tmp_path)],
         stdout=subprocess.PIPE,
