@@ -11,6 +11,7 @@ meaning here raises, so a test cannot pass on a stub's answer by accident.
 """
 
 import ctypes
+import functools
 import gc
 import hashlib
 import importlib.abc
@@ -265,7 +266,8 @@ def shim_torch():
     if not hasattr(torch.dtype, "itemsize"):
         # torch.dtype is a type of C: its dictionary is reached through the garbage collector.
         members = gc.get_referents(torch.dtype.__dict__)[0]
-        members["itemsize"] = property(lambda self: torch.empty((), dtype=self).element_size())
+        size_of = functools.cache(lambda dtype: torch.empty((), dtype=dtype).element_size())
+        members["itemsize"] = property(size_of)
         ctypes.pythonapi.PyType_Modified(ctypes.py_object(torch.dtype))
     if not hasattr(torch.Tensor, "nbytes"):
         torch.Tensor.nbytes = property(lambda self: self.numel() * self.element_size())

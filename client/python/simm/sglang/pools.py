@@ -68,11 +68,10 @@ class PagePool:
 
     def keys(self, hashes: Iterable[str]) -> list[str]:
         """The keys of the pages' values, page after page."""
-        keys = []
-        for page in map(page_prefix, hashes):
-            start = f"{self.prefix}/{page}/"
-            keys += [start + suffix for suffix in self.suffixes]
-        return keys
+        prefix, suffixes = self.prefix, self.suffixes
+        return [
+            f"{prefix}/{page}/{suffix}" for page in map(page_prefix, hashes) for suffix in suffixes
+        ]
 
     def page_key(self, page_hash: str) -> str:
         """Names the page among those of all pools."""

@@ -84,12 +84,17 @@ class Transfer:
                 page = codes[position : position + values]
                 there.append(page.count(self._ok) == values)
                 position += values
-            if not self._negative.is_empty:
-                known = self._negative.leading_unknown([pool.page_key(page) for page in hashes])
-                if known < len(there):
-                    there[known] = False
+            known = self._not_known_missing(pool, hashes)
+            if known < len(there):
+                there[known] = False
             answers.append(there)
         return answers
+
+    def _not_known_missing(self, pool: PagePool, hashes: Sequence[str]) -> int:
+        """How many pages from the start are not in the negative cache."""
+        if self._negative.is_empty:
+            return len(hashes)
+        return self._negative.leading_unknown([pool.page_key(page) for page in hashes])
 
     def read(
         self,
@@ -106,8 +111,7 @@ class Transfer:
         end = self._clock() + deadline_s
         addresses, sizes = pool.locate(host_indices, len(hashes))
         moved = Moved([False] * len(hashes))
-        pages = [pool.page_key(page) for page in hashes]
-        wanted = self._negative.leading_unknown(pages)
+        wanted = self._not_known_missing(pool, hashes)
         step_bytes = min(self._step_bytes, SHARED_STEP_BYTES) if shared else self._step_bytes
         for first, last in self._steps(pool, wanted, step_bytes):
             if self._clock() >= end:
@@ -121,8 +125,8 @@ class Transfer:
             moved.bytes += sum(size for size, fine in zip(step[2], good, strict=True) if fine)
             if not all(results):
                 if missing:
-                    failed = zip(pages[first:last], results, strict=True)
-                    self._negative.add(page for page, fine in failed if not fine)
+                    failed = zip(hashes[first:last], results, strict=True)
+                    self._negative.add(pool.page_key(page) for page, fine in failed if not fine)
                 break
         return moved
 
