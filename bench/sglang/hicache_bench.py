@@ -12,6 +12,7 @@ FOLDER: pip install --no-deps --target FOLDER sglang==0.5.20. `simm` must be imp
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -288,6 +289,7 @@ def main():
         if not arguments.model or any(part in model for part in arguments.model):
             with server(arguments) as cluster:  # a new one: the sizes of another model are gone
                 measure(arguments, cluster.manager, model)
+            gc.collect()  # the host pool: SGLang wants 10 GiB to stay free
 
 
 if __name__ == "__main__":
