@@ -242,7 +242,11 @@ def measure_readers(arguments, manager):
     one.fill()
     names, indices = one.names(one.batch), one.pools.indices_of(one.pool, one.batch)
     context = multiprocessing.get_context("spawn")
-    ready, go, times = context.Semaphore(0), context.Barrier(arguments.readers + 1, timeout=120), context.Queue()
+    ready, go, times = (
+        context.Semaphore(0),
+        context.Barrier(arguments.readers + 1, timeout=120),
+        context.Queue(),
+    )
     started = [
         context.Process(target=reader, args=(arguments, manager, ready, go, times))
         for _ in range(arguments.readers)
