@@ -193,6 +193,7 @@ void Call::TryStart(Part& part) {
   switch (part.peer->Acquire(&part.waiter, NeedOf(part))) {
     case Peer::Acquired::kLane:
       part.lane = std::move(part.waiter.lane);
+      part.mute = part.waiter.mute;
       BeginExchange(part);
       break;
     case Peer::Acquired::kWait:
@@ -209,9 +210,12 @@ void Call::BeginExchange(Part& part) {
   part.last_moved = part.began;
   part.moved_bytes = 0;
   part.at_begin = part.lane->connection().counters();
-  part.exchange = MakeExchange(shape_, part.items, engine_.stats(), *part.lane);
+  CallShape shape = shape_;
+  shape.server_mute = part.mute;
+  part.exchange = MakeExchange(shape, part.items, engine_.stats(), *part.lane);
   part.lane->Attach(part.exchange.get());
   if (!part.exchange->Begin(*part.lane).ok()) {
+    part.refused = !part.lane->fresh();
     OnExchangeFailed(part);
     return;
   }
@@ -264,7 +268,9 @@ void Call::OnExchangeFailed(Part& part) {
   if (fresh || part.attempts > 0) part.peer->DropSession(part.lane->session());
   part.lane->Close();
   part.peer->Release(std::move(part.lane));
-  if (heard || ++part.attempts >= kAttemptsOnBrokenLanes) {
+  // Each such lane is gone for good; the last of them leads to a new one.
+  if (!std::exchange(part.refused, false)) ++part.attempts;
+  if (heard || part.attempts >= kAttemptsOnBrokenLanes) {
     part.peer->ReportFailure(why.ok() ? Status(Code::kUnavailable, "connection lost") : why);
     EndPart(part);
     return;

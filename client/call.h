@@ -41,7 +41,9 @@ class Call {
     std::unique_ptr<Lane> lane;
     LaneWaiter waiter;
     bool over = false;
-    bool more = false;  // has more to do at once
+    bool more = false;     // has more to do at once
+    bool mute = false;     // the server answers no messages now
+    bool refused = false;  // its lane took no work at all: it had died while idle
     int attempts = 0;
     Instant began;
     uint64_t moved_bytes = 0;  // in and out, as last looked at

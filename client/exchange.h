@@ -46,6 +46,7 @@ struct CallShape {
   bool allow_shorter = false;
   bool replace = false;
   Verify verify = Verify::kAlways;
+  bool server_mute = false;  // it answers no messages now: what would have to be asked is a miss
   NamespaceId namespace_id = 0;
   protocol::MapStamp map;
 };

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "common/base/limits.h"
+#include "common/base/random.h"
 #include "common/protocol/messages.h"
 
 namespace simm::client {
@@ -21,9 +22,12 @@ IgnoreCompletion ignore_completion;
 
 constexpr int kGoodbyeSteps = 4;
 
+// Begins at random: a server may not be able to tell two processes of other containers apart.
 uint64_t NextTag() {
-  static std::atomic<uint64_t> last{0};
-  return ++last;
+  static std::atomic<uint64_t> last{OsEntropy() | 1};
+  uint64_t tag = 0;
+  while (tag == 0) tag = ++last;
+  return tag;
 }
 
 }  // namespace

@@ -84,7 +84,7 @@ class Lane final : public transport::Receiver {
   LeaseKeeper& leases() { return leases_; }
   // The server's name of this lane, 0 before its first LEASE was answered.
   uint64_t id() const { return id_; }
-  // For LEASEs: what the lane is disowned by, unique in this process. From the first one on the
+  // For LEASEs: what the lane is disowned by, unique. From the first one on the
   // server may hold extents for this lane.
   uint64_t TagForLease() {
     leasing_ = true;

@@ -14,7 +14,7 @@ namespace {
 using protocol::MessageType;
 
 constexpr size_t kSpareCredit = 4;  // left for questions and puts
-constexpr uint32_t kLooks = 2;  // at a bucket in flux, before the server is asked
+constexpr uint32_t kLooks = 2;      // at a bucket in flux, before the server is asked
 
 }  // namespace
 
@@ -145,6 +145,7 @@ void OneSidedRead::AddNews(std::vector<transport::WorkItem>& work,
                            std::list<protocol::MessageBuffer>& buffers) {
   const Instant now = MonotonicClock::Get().Now();
   const bool touches = lane_->touches().Due(now);
+  if (shape_.server_mute) return;
   if (!touches && !lane_->KeepaliveDue(now)) return;
   // A paused server takes no message, but can be read: reads must not stand behind one.
   if (lane_->connection().MessageCredit() < kSpareCredit) return;
@@ -166,6 +167,7 @@ bool OneSidedRead::Advance() {
   for (Key& key : wave_) {
     if (key.next == Next::kDone) continue;
     key.next = TakeStep(key);
+    if (key.next == Next::kAskServer && shape_.server_mute) key.next = MissUnasked(key);
     if (key.next == Next::kDone) EndKey(key);
     more |= key.next != Next::kDone;
   }
@@ -197,6 +199,16 @@ OneSidedRead::Next OneSidedRead::TakeStep(Key& key) {
     Add(stats_.bounced_values);
   }
   return key.read.OnRead();
+}
+
+OneSidedRead::Next OneSidedRead::MissUnasked(Key& key) {
+  if (shape_.type == MessageType::kExists) {
+    Finish(key.item, Code::kMiss, 0);
+    return Next::kDone;
+  }
+  protocol::Location nowhere;
+  nowhere.code = Code::kMiss;
+  return key.read.OnLocation(nowhere);
 }
 
 // Exists is the bucket's READ: a whole slot with this fingerprint is the key.

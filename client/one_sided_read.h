@@ -48,6 +48,7 @@ class OneSidedRead final : public Exchange, private transport::Completion {
   transport::MutableSegment ValueSegment(const Key& key) const;
   Next TakeStep(Key& key);
   Next LookForKey(Key& key);
+  Next MissUnasked(Key& key);
   void EndKey(Key& key);
   Status PostStep();
   void AddNews(std::vector<transport::WorkItem>& work, std::list<protocol::MessageBuffer>& buffers);

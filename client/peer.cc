@@ -60,6 +60,7 @@ Peer::Acquired Peer::Acquire(LaneWaiter* waiter, Need need) {
   std::vector<std::unique_ptr<Lane>> dead;  // closed outside the lock
   MutexLock lock(mutex_);
   if (retired_) return Acquired::kUnavailable;
+  waiter->mute = breaker_open_;
   if (breaker_open_) {
     if (need == Need::kReads) waiter->lane = TakeOpenLocked(roads_[kOneSided], &dead);
     return waiter->lane ? Acquired::kLane : Acquired::kUnavailable;
@@ -81,11 +82,13 @@ size_t Peer::MaxLanesLocked(RoadKind kind) const {
   return rdma ? std::min<size_t>(env_.max_lanes, limits::kRdmaLanesPerServer) : env_.max_lanes;
 }
 
-// As many lanes on their way as callers wait, within the cap.
+// As many lanes on their way as callers wait, within the cap. Without a session one: it shakes
+// hands, and until then nobody knows what the others would be.
 void Peer::StartOpeningLocked() {
   for (const RoadKind kind : {kOneSided, kMessages}) {
     Road& road = roads_[kind];
-    while (!retired_ && road.opening < road.waiters.size() && road.lanes < MaxLanesLocked(kind)) {
+    while (!retired_ && (session_ || roads_[kOneSided].opening + roads_[kMessages].opening == 0) &&
+           road.opening < road.waiters.size() && road.lanes < MaxLanesLocked(kind)) {
       ++road.opening;
       ++road.lanes;
       env_.connects.Run([self = shared_from_this(), kind] { self->OpenLane(kind); });
@@ -130,6 +133,7 @@ void Peer::Release(std::unique_ptr<Lane> lane) {
   const bool closed = lane->connection().closed();
   if (!closed && session_ && session_->reply.session == lane->session()) session_used_ = Now();
   const bool readable = KindOf(*lane) == kOneSided;
+  if (!closed && readable && failed_ways_.empty()) way_backoff_ = limits::kWayRetryMin;
   if (closed || retired_ || (breaker_open_ && !readable)) {
     --roads_[KindOf(*lane)].lanes;
     StartOpeningLocked();
@@ -148,11 +152,13 @@ void Peer::ReleaseLate(std::unique_ptr<Lane> lane) {
   });
 }
 
-Result<Peer::Bond> Peer::Session() {
+Result<Peer::Bond> Peer::Session(bool healing) {
   // One handshake at a time: whoever waits here finds the session that the first one has brought.
   MutexLock handshaking(handshake_mutex_);
   {
     MutexLock lock(mutex_);
+    // Whoever waited behind a handshake that failed must not wait for one of his own.
+    if (retired_ || (breaker_open_ && !healing)) return Status(Code::kUnavailable, "it is away");
     if (session_ && Now() - session_used_ < kSessionReuse) {
       session_used_ = Now();
       return *session_;
@@ -171,11 +177,10 @@ Result<Peer::Bond> Peer::Session() {
   std::string reason;
   FindWays(&bond, &reason);
   MutexLock lock(mutex_);
+  ShunFailedWaysLocked(&bond);
   session_ = bond;
   session_used_ = Now();
   transport_reason_ = std::move(reason);
-  given_up_.clear();
-  failed_ways_.clear();
   prefer_one_sided_ = !bond.ways.empty();
   return bond;
 }
@@ -192,17 +197,13 @@ Result<std::unique_ptr<Lane>> Peer::ConnectOver(transport::Transport& transport,
   return lane;
 }
 
-Result<std::unique_ptr<Lane>> Peer::Connect(RoadKind kind) {
-  const auto bond = Session();
+Result<std::unique_ptr<Lane>> Peer::Connect(RoadKind kind, bool healing) {
+  const auto bond = Session(healing);
   if (!bond.ok()) return bond.status();
   if (kind == kOneSided) {
     for (const Way& way : bond->ways) {
       auto lane = ConnectOver(*way.transport, way.endpoint, *bond, way.pool);
-      if (lane.ok()) {
-        MutexLock lock(mutex_);
-        if (failed_ways_.empty()) way_backoff_ = limits::kWayRetryMin;
-        return lane;
-      }
+      if (lane.ok()) return lane;
       GiveUpWay(way.pool, lane.status());
     }
   }
@@ -249,21 +250,15 @@ void Peer::FailWaitersLocked() {
   }
 }
 
-void Peer::CloseIdleLocked() {
-  for (Road& road : roads_) {
-    road.lanes -= road.idle.size();
-    road.idle.clear();
-  }
-}
-
 void Peer::OpenBreakerLocked(const Status& why) {
   FailWaitersLocked();
+  // A straggler must not take the session from a heal.
+  if (breaker_open_ || retired_) return;
   Road& messages = roads_[kMessages];
   messages.lanes -= messages.idle.size();
   messages.idle.clear();
   prefer_one_sided_ = !env_.one_sided.empty();
   session_.reset();
-  if (breaker_open_ || retired_) return;
   breaker_open_ = true;
   Add(env_.stats.breaker_opens);
   heal_backoff_ = limits::kHealBackoffMin;
@@ -294,12 +289,12 @@ void Peer::ReportTimeout(bool silent) {
 
 void Peer::Heal() {
   // A handshake alone would not show that the data port moves.
-  auto lane = Connect(kOneSided);
+  auto lane = Connect(kOneSided, /*healing=*/true);
   bool healed = lane.ok() && (*lane)->Drain(limits::kConnectTimeout, limits::kDrainBytes);
   while (lane.ok() && !healed && (*lane)->pool() != nullptr) {
     // The server may be well and only this way to it broken.
     GiveUpWay((*lane)->shared_pool(), Status(Code::kUnavailable, "no answer"));
-    lane = Connect(kOneSided);
+    lane = Connect(kOneSided, /*healing=*/true);
     healed = lane.ok() && (*lane)->Drain(limits::kConnectTimeout, limits::kDrainBytes);
   }
   MutexLock lock(mutex_);
@@ -382,17 +377,23 @@ void Peer::Keepalive() {
 }
 
 void Peer::Maintain(Instant now) {
+  std::vector<std::unique_ptr<Lane>> closed;  // destroyed outside the lock
   MutexLock lock(mutex_);
   if (retired_) return;
   // A few system calls for each lane that keeps leases, and rarely.
   for (auto& lane : roads_[kOneSided].idle) lane->TendIfDue(now);
   if (breaker_open_) {
+    // Else nobody would notice that the server is gone, and its memory would stay mapped.
+    closed = TakeClosedIdleLocked();
     if (healing_ || now < next_heal_) return;
     healing_ = true;
     env_.tasks.Run([self = shared_from_this()] { self->Heal(); });
     return;
   }
-  if (session_) RetryWaysLocked(now);
+  if (session_ && !failed_ways_.empty() && !probing_ && now >= next_way_try_) {
+    probing_ = true;
+    env_.tasks.Run([self = shared_from_this()] { self->ProbeWay(); });
+  }
   bool busy = false;
   for (const Road& road : roads_) busy |= road.lanes > road.idle.size();
   if (session_ && !busy && !keeping_alive_ && now - session_used_ >= limits::kKeepalive) {
@@ -402,10 +403,15 @@ void Peer::Maintain(Instant now) {
 }
 
 void Peer::Retire() {
+  std::vector<std::unique_ptr<Lane>> idle;  // closed outside the lock
   MutexLock lock(mutex_);
   retired_ = true;
   FailWaitersLocked();
-  CloseIdleLocked();
+  for (Road& road : roads_) {
+    road.lanes -= road.idle.size();
+    for (auto& lane : road.idle) idle.push_back(std::move(lane));
+    road.idle.clear();
+  }
 }
 
 ServerHealth Peer::Health() const {
@@ -417,7 +423,11 @@ ServerHealth Peer::Health() const {
     health.transport =
         session_->ways.empty() ? env_.messages.name() : session_->ways.front().transport->name();
   }
-  health.transport_reason = given_up_.empty() ? transport_reason_ : given_up_;
+  for (const Way& way : failed_ways_) {
+    health.transport_reason += (health.transport_reason.empty() ? "" : "; ") +
+                               std::string(way.transport->name()) + ": " + way.reason;
+  }
+  if (failed_ways_.empty()) health.transport_reason = transport_reason_;
   health.breaker = breaker_open_ ? "open" : "closed";
   for (const Road& road : roads_) health.connections += static_cast<uint32_t>(road.lanes);
   return health;

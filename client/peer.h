@@ -25,6 +25,7 @@ struct LaneWaiter {
   std::unique_ptr<Lane> lane;
   bool failed = false;
   bool queued = false;
+  bool mute = false;  // the server answers no messages now; the lane is good for reads
 };
 
 // One data server as this process sees it: session, lanes, circuit breaker. Thread-safe.
@@ -103,7 +104,8 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   enum RoadKind : size_t { kOneSided = 0, kMessages = 1 };
   // A one-sided way to the server.
   struct Way {
-    size_t rank = 0;  // 0: the best
+    size_t rank = 0;     // the lowest is the best
+    std::string reason;  // why it failed
     transport::Transport* transport = nullptr;
     std::string endpoint;
     std::shared_ptr<const PoolAccess> pool;
@@ -120,16 +122,19 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   }
   void OpenLane(RoadKind kind);
   // A lane of this kind, or of messages when there is no one-sided road.
-  Result<std::unique_ptr<Lane>> Connect(RoadKind kind);
+  Result<std::unique_ptr<Lane>> Connect(RoadKind kind, bool healing = false);
   Result<std::unique_ptr<Lane>> ConnectOver(transport::Transport& transport,
                                             const std::string& endpoint, const Bond& bond,
                                             std::shared_ptr<const PoolAccess> pool);
-  Result<Bond> Session();
+  Result<Bond> Session(bool healing);
   void FindWays(Bond* bond, std::string* reason) const;
   Way MakeWay(transport::Transport& transport, const rpc::TransportOffer& offer,
               const rpc::HandshakeReply& reply) const;
   void GiveUpWay(const std::shared_ptr<const PoolAccess>& pool, const Status& why);
-  void RetryWaysLocked(Instant now) SIMM_REQUIRES(mutex_);
+  void ShunFailedWaysLocked(Bond* bond) SIMM_REQUIRES(mutex_);
+  void PutOffWaysLocked(Instant now) SIMM_REQUIRES(mutex_);
+  void ProbeWay();
+  std::vector<std::unique_ptr<Lane>> TakeClosedIdleLocked() SIMM_REQUIRES(mutex_);
   size_t MaxLanesLocked(RoadKind kind) const SIMM_REQUIRES(mutex_);
   void Heal();
   void Keepalive();
@@ -139,7 +144,6 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   void GiveLocked(std::unique_ptr<Lane> lane) SIMM_REQUIRES(mutex_);
   std::unique_ptr<Lane> TakeOpenLocked(Road& road, std::vector<std::unique_ptr<Lane>>* dead)
       SIMM_REQUIRES(mutex_);
-  void CloseIdleLocked() SIMM_REQUIRES(mutex_);
   void OpenBreakerLocked(const Status& why) SIMM_REQUIRES(mutex_);
 
   const Environment env_;
@@ -162,8 +166,8 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   Duration way_backoff_ SIMM_GUARDED_BY(mutex_);
   uint32_t timeouts_in_a_row_ SIMM_GUARDED_BY(mutex_) = 0;
   std::string transport_reason_ SIMM_GUARDED_BY(mutex_);
-  std::string given_up_ SIMM_GUARDED_BY(mutex_);  // ways of this session that failed, and why
   std::vector<Way> failed_ways_ SIMM_GUARDED_BY(mutex_);
+  bool probing_ SIMM_GUARDED_BY(mutex_) = false;
   Instant next_way_try_ SIMM_GUARDED_BY(mutex_);
   Random random_ SIMM_GUARDED_BY(mutex_);
 };

@@ -28,7 +28,7 @@ Peer::Way Peer::MakeWay(transport::Transport& transport, const rpc::TransportOff
     pool->registrar = &transport;
     pool->bounce = env_.bounce;
   }
-  return {0, &transport, offer.endpoint, std::move(pool)};
+  return {0, {}, &transport, offer.endpoint, std::move(pool)};
 }
 
 // The one-sided transports that both sides speak, with what is needed to use them.
@@ -56,7 +56,7 @@ void Peer::FindWays(Bond* bond, std::string* reason) const {
 }
 
 // The way does not work from here now (another host, no rights, no memory, a link that is down):
-// what is left does, and it is tried again later.
+// what is left does, and it is probed later.
 void Peer::GiveUpWay(const std::shared_ptr<const PoolAccess>& pool, const Status& why) {
   MutexLock lock(mutex_);
   if (!session_) return;
@@ -64,23 +64,80 @@ void Peer::GiveUpWay(const std::shared_ptr<const PoolAccess>& pool, const Status
   const auto way =
       std::find_if(ways.begin(), ways.end(), [&](const Way& w) { return w.pool == pool; });
   if (way == ways.end()) return;
-  given_up_ +=
-      (given_up_.empty() ? "" : "; ") + std::string(way->transport->name()) + ": " + why.message();
+  way->reason = why.message();
   failed_ways_.push_back(std::move(*way));
   ways.erase(way);
-  next_way_try_ = MonotonicClock::Get().Now() + way_backoff_;
-  way_backoff_ = std::min<Duration>(way_backoff_ * 2, limits::kWayRetryMax);
+  PutOffWaysLocked(MonotonicClock::Get().Now());
   prefer_one_sided_ = !ways.empty();
 }
 
-void Peer::RetryWaysLocked(Instant now) {
-  if (failed_ways_.empty() || now < next_way_try_) return;
+void Peer::PutOffWaysLocked(Instant now) {
+  next_way_try_ = now + way_backoff_;
+  way_backoff_ = std::min<Duration>(way_backoff_ * 2, limits::kWayRetryMax);
+}
+
+// What failed in an earlier session is not walked into again by callers: a probe finds out.
+void Peer::ShunFailedWaysLocked(Bond* bond) {
+  std::vector<Way> failed;
+  for (const Way& old : failed_ways_) {
+    const auto way = std::find_if(bond->ways.begin(), bond->ways.end(),
+                                  [&](const Way& w) { return w.transport == old.transport; });
+    if (way == bond->ways.end()) continue;
+    failed.push_back(std::move(*way));
+    failed.back().reason = old.reason;
+    bond->ways.erase(way);
+  }
+  failed_ways_ = std::move(failed);
+}
+
+// Whether a way that failed works again: a lane over it, and an echo.
+void Peer::ProbeWay() {
+  Bond bond;
+  Way way;
+  {
+    MutexLock lock(mutex_);
+    if (!session_ || failed_ways_.empty() || retired_) {
+      probing_ = false;
+      return;
+    }
+    bond = *session_;
+    way = failed_ways_.front();
+  }
+  auto lane = ConnectOver(*way.transport, way.endpoint, bond, way.pool);
+  const bool works = lane.ok() && (*lane)->Drain(limits::kConnectTimeout, limits::kDrainBytes);
+  MutexLock lock(mutex_);
+  probing_ = false;
+  const auto failed = std::find_if(failed_ways_.begin(), failed_ways_.end(),
+                                   [&](const Way& w) { return w.pool == way.pool; });
+  if (!session_ || failed == failed_ways_.end()) return;  // another session has begun
+  if (!works) {
+    failed->reason = lane.ok() ? "no answer" : lane.status().message();
+    std::rotate(failed, failed + 1, failed_ways_.end());
+    return PutOffWaysLocked(MonotonicClock::Get().Now());
+  }
   auto& ways = session_->ways;
-  for (Way& way : failed_ways_) ways.push_back(std::move(way));
-  failed_ways_.clear();
+  ways.push_back(std::move(*failed));
+  failed_ways_.erase(failed);
   std::sort(ways.begin(), ways.end(), [](const Way& a, const Way& b) { return a.rank < b.rank; });
-  given_up_.clear();
   prefer_one_sided_ = true;
+  if (breaker_open_ || retired_) return;
+  ++roads_[kOneSided].lanes;
+  GiveLocked(std::move(*lane));
+}
+
+std::vector<std::unique_ptr<Lane>> Peer::TakeClosedIdleLocked() {
+  std::vector<std::unique_ptr<Lane>> closed;
+  Road& road = roads_[kOneSided];
+  for (size_t i = 0; i < road.idle.size();) {
+    if (road.idle[i]->connection().Progress()) {
+      ++i;
+      continue;
+    }
+    closed.push_back(std::move(road.idle[i]));
+    road.idle.erase(road.idle.begin() + static_cast<ptrdiff_t>(i));
+    --road.lanes;
+  }
+  return closed;
 }
 
 size_t Peer::OneSidedLanes() const {

@@ -19,6 +19,7 @@ constexpr size_t kEntriesPerProgress = 256;
 constexpr uint32_t kLookForEventsEvery = 16;
 // A flush takes microseconds. A device that does not answer is cut off by destroying the queue
 // pair.
+constexpr int kLooksAtFlush = 64;
 constexpr auto kDrainWait = std::chrono::seconds(1);
 // A MiB of a value and what may stand in front of it.
 constexpr uint64_t kMaxRequestBytes = (1 << 20) + 4096;
@@ -167,6 +168,12 @@ bool VerbsConnection::Progress() {
   if (state_ == State::kOpen) FlushSends();
   if (state_ == State::kOpen) TellCredit();
   Advance();
+  // A flush takes microseconds: whoever asks whether the lane is open should not be told yes for
+  // it.
+  for (int i = 0; i < kLooksAtFlush && state_ == State::kDraining; ++i) {
+    PollSome(kEntriesPerProgress);
+    Advance();
+  }
   return state_ != State::kClosed;
 }
 

@@ -27,7 +27,7 @@ struct VerbsOptions {
   uint32_t receive_depth = 512;  // buffers of the shared receive queue, 4160 bytes each
   uint16_t message_window = 16;  // messages that a peer may send before any is consumed
   uint64_t registration_chunk_bytes = 1ULL << 30;
-  Duration goodbye_wait = std::chrono::milliseconds(10);
+  Duration goodbye_wait = std::chrono::milliseconds(2);  // many lanes may close one after another
   const Clock* clock = &MonotonicClock::Get();
 };
 
