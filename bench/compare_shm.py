@@ -33,7 +33,7 @@ def ratio_to_copy(arguments, op, size, batch, checksum):
     result = last_json([
         str(Path(arguments.build, "bin", "simm-bench")), op, "--json", "--embedded", "1",
         "--transport", "shm", "--memory", arguments.memory, "--value-size", size,
-        "--batch", str(batch), "--seconds", str(arguments.seconds), "--arena", arguments.memory,
+        "--batch", str(batch), "--seconds", str(arguments.seconds), "--arena", "1GiB",
         "--checksum", checksum,
     ])  # fmt: skip
     after = copy_rate(arguments)
@@ -61,7 +61,7 @@ def main():
     parser.add_argument("--build", default="build", help="build folder [build]")
     parser.add_argument("--rounds", type=int, default=5, help="at least 5 to be quoted [5]")
     parser.add_argument("--seconds", type=float, default=1, help="of each run [1]")
-    parser.add_argument("--memory", default="1GiB", help="of the pool and of each buffer [1GiB]")
+    parser.add_argument("--memory", default="4GiB", help="of the pool; a process may lease 1 % of it [4GiB]")
     parser.add_argument("--only", default="", help="figures whose name holds this")
     arguments = parser.parse_args()
     named = {f"{op} {size}, batch {batch}, checksum {checksum}": (op, size, batch, checksum, bar)

@@ -38,7 +38,7 @@ void OneSidedRead::StartWave() {
     CallItem& item = *items_[next_item_];
     const bool get = shape_.type == MessageType::kGet;
     const uint64_t want = get ? item.size : 0;
-    if (!wave_.empty() && bytes + want > limits::kWaveBytes) break;
+    if (!wave_.empty() && bytes + want > pool.read_wave_bytes()) break;
     const bool bounce = get && NeedsBounce(pool, item);
     ++next_item_;
     if (bounce && !HasBounce(pool, want)) {

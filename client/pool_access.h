@@ -72,6 +72,12 @@ struct PoolAccess {
   BouncePool* bounce = nullptr;
   std::shared_ptr<LostLanes> lost;  // of the same start of the server; may be missing
 
+  // Values of one step of a batch of gets at most, in bytes. Over shared memory, where a step costs
+  // next to nothing, few enough that what was just copied is hashed while it is in the cache.
+  uint64_t read_wave_bytes() const {
+    return registrar != nullptr ? limits::kWaveBytes : limits::kSharedWaveBytes;
+  }
+
   // The number of the slot at this offset of the index, as touches name it.
   uint32_t SlotAt(uint64_t offset) const;
 };

@@ -7,8 +7,12 @@
 #include <immintrin.h>
 #endif
 
-#define XXH_INLINE_ALL
+#define XXH_STATIC_LINKING_ONLY  // the size of a stream's state
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h>  // the widest vectors that this processor has
+#else
 #include <xxhash.h>
+#endif
 
 namespace simm {
 
