@@ -162,15 +162,30 @@ void OneSidedPut::AddTouches(std::vector<transport::WorkItem>& work,
 
 Status OneSidedPut::Post(std::vector<transport::WorkItem>& work) {
   work.back().completion = this;
-  writing_ = true;
+  ++writing_;
   Add(stats_.round_trips);
   const Status posted = lane_->connection().Post(work);
-  if (!posted.ok()) writing_ = false;
+  if (!posted.ok()) --writing_;
   return posted;
 }
 
+// Over shared memory the copy is made here: right behind the hash, while the bytes are in the
+// cache.
+Status OneSidedPut::WriteNow(std::vector<transport::WorkItem>& work) {
+  work.back().completion = this;
+  ++writing_;
+  const Status posted = lane_->connection().Post(work);
+  work.clear();
+  if (!posted.ok()) {
+    --writing_;
+    return posted;
+  }
+  lane_->connection().Progress();
+  return closed_ ? failure_ : Status::Ok();
+}
+
 void OneSidedPut::OnComplete(const Status& status) {
-  writing_ = false;
+  --writing_;
   if (!status.ok()) OnLaneClosed(status);
 }
 
@@ -187,7 +202,7 @@ void OneSidedPut::OnLaneClosed(const Status& why) {
 }
 
 bool OneSidedPut::Advance() {
-  if (lane_ == nullptr || finished() || writing_ || asking_ > 0) return false;
+  if (lane_ == nullptr || finished() || writing_ > 0 || asking_ > 0) return false;
   Status posted;
   const bool any =
       std::any_of(wave_.begin(), wave_.end(), [](const Value& v) { return v.granted; });
@@ -301,8 +316,15 @@ Status OneSidedPut::PostCommits() {
   buffers.reserve(2 * wave_.size() + kMostTouchMessages);
   segments_.clear();
   segments_.reserve(wave_.size());  // items point in here
+  uint64_t hashed = 0;
   for (size_t i = 0; i < wave_.size(); ++i) {
-    if (wave_[i].granted) AddWrite(wave_[i], i, work);
+    if (!wave_[i].granted) continue;
+    if (hashed > 0 && hashed + wave_[i].item->size > lane_->pool()->write_group_bytes()) {
+      SIMM_RETURN_IF_ERROR(WriteNow(work));
+      hashed = 0;
+    }
+    AddWrite(wave_[i], i, work);
+    hashed += wave_[i].item->size;
   }
   // Behind all the values: the server is woken once and finds every COMMIT.
   AddTouches(work, buffers);

@@ -18,7 +18,7 @@ class OneSidedPut final : public Exchange, private transport::Completion {
   Status Begin(Lane& lane) override;
   bool Advance() override;
   bool finished() const override { return closed_ || step_ == Step::kDone; }
-  bool unsent() const override { return writing_; }
+  bool unsent() const override { return writing_ > 0; }
   void GiveUp() override;
   void OnLaneClosed(const Status& why) override;
 
@@ -56,6 +56,7 @@ class OneSidedPut final : public Exchange, private transport::Completion {
                   std::vector<protocol::MessageBuffer>& buffers);
   uint32_t WantedNext(uint64_t extent_bytes) const;
   Status Post(std::vector<transport::WorkItem>& work);
+  Status WriteNow(std::vector<transport::WorkItem>& work);
   void WriteHead(const Value& value, std::byte* head) const;
   ByteSpan Commit(const Value& value, protocol::MessageBuffer& buffer) const;
   Status TakeLease(uint64_t request, ByteSpan body);
@@ -70,7 +71,7 @@ class OneSidedPut final : public Exchange, private transport::Completion {
   std::vector<Value> wave_;
   std::vector<std::array<transport::MutableSegment, 2>> segments_;
   size_t asking_ = 0;
-  bool writing_ = false;
+  size_t writing_ = 0;  // posted and not completed
 };
 
 }  // namespace simm::client

@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
+
 #include "common/base/bytes.h"
 
 // Copies from and to memory that another process changes meanwhile.
@@ -46,6 +50,33 @@ inline void CopyFromShared(std::byte* to, const std::byte* from, size_t size) {
   } else {
     std::memcpy(to, from, size);
   }
+}
+
+// From here on a copy into the pool goes past the cache: nobody reads it soon, and the memory need
+// not be read before it is overwritten, which is a third of a copy's traffic.
+inline constexpr size_t kStreamedBytes = 64 << 10;
+
+inline void CopyToShared(std::byte* to, const std::byte* from, size_t size) {
+#if defined(__x86_64__)
+  if (size >= kStreamedBytes) {
+    const size_t head = -reinterpret_cast<uintptr_t>(to) % 64;
+    std::memcpy(to, from, head);
+    to += head, from += head, size -= head;
+    for (; size >= 64; size -= 64, to += 64, from += 64) {
+      const auto* const in = reinterpret_cast<const __m128i*>(from);
+      auto* const out = reinterpret_cast<__m128i*>(to);
+      const __m128i a = _mm_loadu_si128(in), b = _mm_loadu_si128(in + 1);
+      const __m128i c = _mm_loadu_si128(in + 2), d = _mm_loadu_si128(in + 3);
+      _mm_stream_si128(out, a);
+      _mm_stream_si128(out + 1, b);
+      _mm_stream_si128(out + 2, c);
+      _mm_stream_si128(out + 3, d);
+    }
+    // Such stores are ordered by this fence alone, not by WriteFence.
+    _mm_sfence();
+  }
+#endif
+  std::memcpy(to, from, size);
 }
 
 #if defined(__GNUC__) && !defined(__clang__)

@@ -175,7 +175,7 @@ bool ShmConnection::Copy(Work& work, uint64_t* budget) {
         CopyFromShared(local, remote, n);
         counters_.bytes_in += n;
       } else {
-        std::memcpy(remote, local, n);
+        CopyToShared(remote, local, n);
         counters_.bytes_out += n;
       }
       counters_.bytes_copied += n;
