@@ -45,8 +45,18 @@ def is_replicated(name: str, pool: Any, is_mla_model: bool) -> bool:
 
 
 def is_logical(pool: Any) -> bool:
-    """An anchor that hands out indices and holds no bytes; its side pools hold them."""
-    return getattr(pool, "kv_buffer", None) is None and not hasattr(pool, "get_hybrid_pool_buffer")
+    """An anchor that hands out indices and holds no bytes; its side pools hold them.
+
+    Known by SGLang's own class, alone or as the anchor of a group. A pool that merely keeps its
+    bytes where nobody looks for them is none: to take it for one would be success without bytes.
+    """
+    if _is_a(pool, "HostPoolGroup"):
+        pool = pool.anchor_entry.host_pool
+    return _is_a(pool, "LogicalHostPool") and getattr(pool, "kv_buffer", None) is None
+
+
+def _is_a(pool: Any, name: str) -> bool:
+    return any(kind.__name__ == name for kind in type(pool).__mro__)
 
 
 @dataclass

@@ -112,8 +112,8 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
     def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
         """Registers a further pool: its memory and what its pages consist of."""
         name = text_of(host_pool_name)
-        self.registered_pools[name] = host_pool
         if is_logical(host_pool) or (name == ANCHOR and host_pool is self.mem_pool_host):
+            self.registered_pools[name] = host_pool
             return
         described = self._describe(name, host_pool)
         sharded = not described.replicated and name not in BACKED_UP_BY_ALL
@@ -125,6 +125,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
             )
         self._register_memory(name, host_pool)
         self._pools[name] = described
+        self.registered_pools[name] = host_pool
 
     def _describe(self, name: str, pool: Any) -> PagePool:
         config = self._storage_config
@@ -172,9 +173,10 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         return self._guarded("exists", 0, lambda link: self._leading(link, keys))
 
     def _leading(self, link: Link, keys: list[str]) -> int:
-        if ANCHOR not in self._pools:
-            return len(keys)  # a logical anchor: its side pools decide
-        there = link.transfer.exists(self._pools[ANCHOR], keys, self.config.deadline_s)
+        anchor = self._pool(ANCHOR)
+        if anchor is None:
+            return len(keys)  # its side pools decide
+        there = link.transfer.exists(anchor, keys, self.config.deadline_s)
         found = hits.leading(there)
         self._counters.asked(len(keys), found)
         return found
@@ -189,8 +191,9 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
 
     def _usable(self, link: Link, keys: list[str], transfers: Sequence[Any]) -> PoolTransferResult:
         asked = []
-        if ANCHOR in self._pools:
-            asked.append((None, self._pools[ANCHOR], keys))
+        anchor = self._pool(ANCHOR)
+        if anchor is not None:
+            asked.append((None, anchor, keys))
         for transfer in transfers:
             pool = self._pool(transfer.name)
             if pool is not None:
@@ -198,7 +201,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
                 asked.append((transfer, pool, (transfer.keys or []) if by_group else keys))
         pools = [(pool, hashes) for _, pool, hashes in asked]
         answers = link.transfer.exists_in(pools, self.config.deadline_s)
-        kv_pages = hits.leading(answers[0]) if ANCHOR in self._pools else len(keys)
+        kv_pages = len(keys) if anchor is None else hits.leading(answers[0])
         usable = set(range(1, kv_pages + 1))
         reach: dict[Any, int] = {PoolName.KV: kv_pages} if kv_pages else {}
         for (transfer, _, _), there in zip(asked, answers, strict=True):
@@ -249,9 +252,10 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
     def _one(
         self, link: Link, move: Callable[..., Moved], keys: list[str], host_indices: Any
     ) -> list[bool]:
-        if ANCHOR not in self._pools or not keys:
+        anchor = self._pool(ANCHOR)
+        if anchor is None or not keys:
             return [True] * len(keys)
-        return move(link, self._pools[ANCHOR], keys, host_indices, 0.0).results
+        return move(link, anchor, keys, host_indices, 0.0).results
 
     def batch_get_v2(
         self, transfers: Sequence[Any], extra_info: Any = None
@@ -289,7 +293,8 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         text = text_of(name)
         if text in self._pools:
             return self._pools[text]
-        if text in self.registered_pools or (text == ANCHOR and is_logical(self.mem_pool_host)):
+        known = self.mem_pool_host if text == ANCHOR else self.registered_pools.get(text)
+        if is_logical(known):
             return None
         raise KeyError(f"host pool {text} is not registered; registered are {list(self._pools)}")
 
