@@ -27,7 +27,7 @@ from simm.sglang.pools import (
     memory_of,
 )
 from simm.sglang.stats import Counters
-from simm.sglang.transfer import Moved, milliseconds
+from simm.sglang.transfer import Budget, Moved, milliseconds
 from simm.sglang.values import leading_found
 
 logger = logging.getLogger("simm.sglang")
@@ -255,7 +255,13 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         anchor = self._pool(ANCHOR)
         if anchor is None or not keys:
             return [True] * len(keys)
-        return move(link, anchor, keys, host_indices, 0.0).results
+        return move(link, anchor, keys, host_indices, self._budget(link, move)).results
+
+    def _budget(self, link: Link, move: Callable[..., Moved]) -> Budget:
+        reads = move == self._read
+        return link.transfer.budget(
+            self.config.deadline_s if reads else self.config.set_deadline_s
+        )
 
     def batch_get_v2(
         self, transfers: Sequence[Any], extra_info: Any = None
@@ -277,15 +283,14 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         self, link: Link, move: Callable[..., Moved], transfers: Sequence[Any]
     ) -> dict[Any, list[bool]]:
         results = _all_false(transfers)
-        start = time.monotonic()  # the deadline is that of the whole call
+        budget = self._budget(link, move)
         for transfer in transfers:
             keys = transfer.keys or []
             pool = self._pool(transfer.name)
             if pool is None or not keys:
                 results[transfer.name] = [True] * len(keys)
                 continue
-            spent_s = time.monotonic() - start
-            results[transfer.name] = move(link, pool, keys, transfer.host_indices, spent_s).results
+            results[transfer.name] = move(link, pool, keys, transfer.host_indices, budget).results
         return results
 
     def _pool(self, name: Any) -> PagePool | None:
@@ -299,22 +304,20 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         raise KeyError(f"host pool {text} is not registered; registered are {list(self._pools)}")
 
     def _read(
-        self, link: Link, pool: PagePool, keys: list[str], host_indices: Any, spent_s: float
+        self, link: Link, pool: PagePool, keys: list[str], host_indices: Any, budget: Budget
     ) -> Moved:
         start = time.monotonic()
-        left_s = self.config.deadline_s - spent_s
         shares = pool.replicated and link.sharing_pays(self.config.share_reads)
         shared = link.shared if shares else None
-        moved = link.transfer.read(pool, keys, host_indices, left_s, shared)
+        moved = link.transfer.read(pool, keys, host_indices, budget, shared)
         self._account("get", pool, keys, moved, time.monotonic() - start)
         return moved
 
     def _write(
-        self, link: Link, pool: PagePool, keys: list[str], host_indices: Any, spent_s: float
+        self, link: Link, pool: PagePool, keys: list[str], host_indices: Any, budget: Budget
     ) -> Moved:
         start = time.monotonic()
-        left_s = self.config.set_deadline_s - spent_s
-        moved = link.transfer.write(pool, keys, host_indices, left_s)
+        moved = link.transfer.write(pool, keys, host_indices, budget)
         self._account("set", pool, keys, moved, time.monotonic() - start)
         return moved
 
