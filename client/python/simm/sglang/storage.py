@@ -15,7 +15,7 @@ from sglang.srt.mem_cache.hicache_storage import (
 
 from simm.sglang import hits
 from simm.sglang.config import Config, ConfigError, load
-from simm.sglang.contract import result, text_of, value_format
+from simm.sglang.contract import draft_model, result, text_of, value_format
 from simm.sglang.guards import Breaker, NegativeCache, QuietLog
 from simm.sglang.keys import Identity, Shard, namespace_of
 from simm.sglang.link import Link, connect
@@ -136,6 +136,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
             config.is_mla_model,
             config.tp_lcm_size,
             config.should_split_heads,
+            draft_model(),
         )
 
     def _namespace(self, pool: Any) -> str:
