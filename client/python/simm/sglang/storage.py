@@ -1,9 +1,10 @@
 """HiCacheSimm: SGLang's HiCache keeps its pages in SiMM."""
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, TypeVar
 
 from sglang.srt.mem_cache.hicache_storage import (
@@ -84,7 +85,23 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
     # Start: these raise.
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
-        """Connects, with a namespace for this pool's format, and registers the pool's memory."""
+        """Connects, with a namespace for this pool's format, and registers the pool's memory.
+
+        The backend is closed when this raises.
+        """
+        with self._closed_on_error():
+            self._start(mem_pool_host)
+
+    @contextlib.contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        """A start that fails leaves no connection, no registered memory and no thread."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, mem_pool_host: Any) -> None:
         self.mem_pool_host = mem_pool_host
         anchor = None if is_logical(mem_pool_host) else self._describe(ANCHOR, mem_pool_host)
         self.namespace = self._namespace(mem_pool_host)
@@ -110,7 +127,14 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         )
 
     def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
-        """Registers a further pool: its memory and what its pages consist of."""
+        """Registers a further pool: its memory and what its pages consist of.
+
+        The backend is closed when this raises.
+        """
+        with self._closed_on_error():
+            self._add(host_pool, host_pool_name)
+
+    def _add(self, host_pool: Any, host_pool_name: Any) -> None:
         name = text_of(host_pool_name)
         if is_logical(host_pool) or (name == ANCHOR and host_pool is self.mem_pool_host):
             self.registered_pools[name] = host_pool
@@ -237,7 +261,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
     ) -> list[bool]:
         """Reads pages into the host pool, one bool a page; none behind the first failure."""
         return self._guarded(
-            "get", [False] * len(keys), lambda link: self._one(link, self._read, keys, host_indices)
+            "get", _misses(keys), lambda link: self._one(link, self._read, keys, host_indices)
         )
 
     def batch_set_v1(
@@ -245,9 +269,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
     ) -> list[bool]:
         """Writes pages that are not there yet, one bool a page: it is there now."""
         return self._guarded(
-            "set",
-            [False] * len(keys),
-            lambda link: self._one(link, self._write, keys, host_indices),
+            "set", _misses(keys), lambda link: self._one(link, self._write, keys, host_indices)
         )
 
     def _one(
@@ -385,7 +407,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         """Fills a tensor and returns it, or target_sizes bytes at an address and returns True.
         None (False for addresses): a miss, or another length."""
         sizes = None if target_sizes is None else [target_sizes]
-        found = self._get_values([key], [target_location], sizes)[0]
+        (found,) = self._get_values([key], [target_location], sizes)
         return False if found is None and isinstance(target_location, int) else found
 
     def batch_get(
@@ -401,7 +423,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         deadline_ms = milliseconds(self.config.deadline_s)
         return self._guarded(
             "get",
-            [None] * len(keys),
+            [None] * len(_misses(keys)),
             lambda link: link.values.get(keys, places, sizes, deadline_ms),
         )
 
@@ -461,5 +483,18 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         return link is not None and link.probe()
 
 
-def _all_false(transfers: Sequence[Any]) -> dict[Any, list[bool]]:
-    return {transfer.name: [False] * len(transfer.keys or []) for transfer in transfers}
+# What a call answers that goes wrong, whatever it was given: these never raise either.
+
+
+def _misses(keys: Any) -> list[bool]:
+    return [False] * (len(keys) if isinstance(keys, Sized) else 0)
+
+
+def _all_false(transfers: Any) -> dict[Any, list[bool]]:
+    if not isinstance(transfers, Iterable):
+        return {}
+    return {
+        transfer.name: _misses(getattr(transfer, "keys", None))
+        for transfer in transfers
+        if hasattr(transfer, "name")
+    }
