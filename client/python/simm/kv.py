@@ -7,6 +7,7 @@ a key that is there succeeds and keeps the value (flag clnt_put_existing).
 
 from __future__ import annotations
 
+import functools
 import logging
 import mmap
 import weakref
@@ -240,39 +241,37 @@ class Store:
         return (await self.mdelete_async([key]))[0]
 
     async def mput_async(self, keys: Sequence[Key], views: Sequence[BlockView]) -> list[int]:
-        def begin(done: Callable[..., None]) -> None:
-            at, sizes = self._places(keys, views)
-            self._native.put_async(keys, at, sizes, self._deadline_ms, self._replaces(), done)
+        def begin(some: Sequence[Key], piece: slice, done: Callable[..., None]) -> None:
+            at, sizes = self._places(keys, views, piece)
+            self._native.put_async(some, at, sizes, self._deadline_ms, self._replaces(), done)
 
-        return await self._await(
-            keys, INTERNAL_ERROR, begin, views, lambda codes: self._put_numbers(keys, codes)
-        )
+        return await self._await(keys, INTERNAL_ERROR, begin, views, self._put_numbers)
 
     async def mget_async(self, keys: Sequence[Key], views: Sequence[BlockView]) -> list[int]:
-        def begin(done: Callable[..., None]) -> None:
-            at, sizes = self._places(keys, views)
-            self._native.get_async(keys, at, sizes, self._deadline_ms, False, done)
+        def begin(some: Sequence[Key], piece: slice, done: Callable[..., None]) -> None:
+            at, sizes = self._places(keys, views, piece)
+            self._native.get_async(some, at, sizes, self._deadline_ms, False, done)
 
-        return await self._await(
-            keys, INTERNAL_ERROR, begin, views, lambda *got: self._get_numbers(keys, *got)
-        )
+        return await self._await(keys, INTERNAL_ERROR, begin, views, self._get_numbers)
 
     async def mexists_async(self, keys: Sequence[Key]) -> list[bool]:
         return await self._await(
             keys,
             False,
-            lambda done: self._native.exists_async(keys, self._deadline_ms, done),
+            lambda some, _, done: self._native.exists_async(some, self._deadline_ms, done),
             None,
-            lambda codes: [code == 0 for code in codes],
+            lambda _, codes: [code == 0 for code in codes],
         )
 
     async def mdelete_async(self, keys: Sequence[Key]) -> list[int]:
         return await self._await(
             keys,
             INTERNAL_ERROR,
-            lambda done: self._native.remove_async(keys, self._deadline_ms, done),
+            lambda some, _, done: self._native.remove_async(some, self._deadline_ms, done),
             None,
-            lambda codes: [number_of(code, key, "delete") for code, key in zip(codes, keys)],
+            lambda some, codes: [
+                number_of(code, key, "delete") for code, key in zip(codes, some)
+            ],
         )
 
     # What they share
@@ -281,10 +280,12 @@ class Store:
         return self._connection.put_existing == "replace"
 
     def _places(
-        self, keys: Sequence[Key], views: Sequence[BlockView]
+        self, keys: Sequence[Key], views: Sequence[BlockView], piece: slice = slice(None)
     ) -> tuple[list[int], list[int]]:
+        """Addresses and sizes of the views of a piece of the keys."""
         if len(keys) != len(views):
             raise ValueError(f"{len(views)} views for {len(keys)} keys")
+        views = views[piece]
         return [view.address for view in views], [view.size for view in views]
 
     def _in_pieces(
@@ -331,12 +332,20 @@ class Store:
         self,
         keys: Sequence[Key],
         error: T,
-        begin: Callable[[Callable[..., None]], None],
+        begin: Callable[[Sequence[Key], slice, Callable[..., None]], None],
         keep: object,
         results: Callable[..., list[T]],
     ) -> list[T]:
+        """In pieces of what one native call takes, one after the other: of each, `begin` is given
+        the keys, where they stand, and what to call then, `results` the keys and what has come."""
         try:
-            return results(*await _waiting.start(begin, keep, self))
+            found: list[T] = []
+            for first in range(0, max(len(keys), 1), _MAX_BATCH):
+                piece = slice(first, first + _MAX_BATCH)
+                some = keys if len(keys) <= _MAX_BATCH else keys[piece]
+                start = functools.partial(begin, some, piece)
+                found += results(some, *await _waiting.start(start, keep, self))
+            return found
         except Exception as problem:
             return _failed(keys, error, problem)
 

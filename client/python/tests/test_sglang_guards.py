@@ -119,6 +119,46 @@ def test_no_exception_leaves_a_data_call(backend_of, cluster, pool):
     assert backend.counters()["calls_failed"] >= 8
 
 
+def test_nothing_given_is_no_exception_either(backend_of, cluster, pool):
+    backend = backend_of(pool)
+    broken = PoolTransfer(name=PoolName.KV, host_indices=None, keys=None)
+    assert backend.batch_exists(None) == 0
+    assert backend.batch_get_v1(None, None) == backend.batch_set_v1(None, None) == []
+    assert backend.batch_exists_v2(None, None).kv_hit_pages == 0
+    assert backend.batch_get_v2(None) == backend.batch_set_v2(None) == {}
+    assert backend.batch_get_v2([None]) == {}
+    assert backend.batch_set_v2([broken]) == {PoolName.KV: []}
+    assert backend.batch_get(None) == []
+    assert backend.batch_set(None) is False and backend.set(None) is False
+    assert backend.get(None) is None and backend.exists(None) is False
+    assert cluster.calls == []
+
+
+@pytest.mark.parametrize("step", ["first pool", "second pool", "description", "probe"])
+def test_a_start_that_fails_leaves_nothing_open(cluster, pool, monkeypatch, step):
+    before = threading.active_count()
+    backend = HiCacheSimm(storage_config())
+    if step == "first pool":
+        cluster.refuse_memory = True
+    elif step == "probe":
+        monkeypatch.setattr(HiCacheSimm, "_probe", lambda self: 1 / 0)
+    if step in ("first pool", "probe"):
+        with pytest.raises((RuntimeError, ZeroDivisionError)):
+            backend.register_mem_pool_host(pool)
+    else:
+        backend.register_mem_pool_host(pool)
+        cluster.refuse_memory = step == "second pool"
+        side = pools.mha() if step == "second pool" else object()
+        with pytest.raises((RuntimeError, ValueError)):
+            backend.register_mem_host_pool_v2(side, PoolName.SWA)
+    (client,) = cluster.clients
+    assert client.closed and client.memory == {}
+    assert threading.active_count() == before
+    for call, nothing in calls_of(backend, pool):
+        assert call() == nothing
+    backend.close()
+
+
 def test_calls_before_registration_and_after_close_are_misses(backend_of, cluster, pool):
     early = HiCacheSimm(storage_config())
     for call, nothing in calls_of(early, pool):

@@ -99,12 +99,13 @@ def test_one_fetches_and_the_others_copy(tmp_path, leader):
     assert left_behind(tmp_path) == []
 
 
-def test_what_the_leader_did_not_get_the_others_do_not_have(tmp_path, leader):
+def test_what_the_leader_did_not_get_the_others_try_for_themselves(tmp_path, leader):
     leader.good = 1
     follower = Rank(tmp_path)
     run_together(leader, [follower])
-    assert follower.result == [True, False, False] and follower.fetched == 0
-    assert follower.has_bytes()[0] is True
+    assert leader.result == [True, False, False]
+    assert follower.fetched == 1 and follower.has_bytes() == [True] * 3
+    assert left_behind(tmp_path) == []
 
 
 def test_alone_nothing_is_written(tmp_path, monkeypatch):
@@ -205,6 +206,76 @@ def test_who_comes_when_the_leader_is_done_copies_too(tmp_path, leader, monkeypa
         each.join(10)
     assert (early.fetched, late.fetched) == (0, 0)
     assert early.has_bytes() == late.has_bytes() == [True] * 3
+
+
+def name_of(rank):
+    return rank.shared._folder / rank.shared._name(KEYS, [SIZE] * 3)
+
+
+def test_a_complete_file_that_was_left_is_not_copied(tmp_path):
+    """Its leader was killed between the last byte and taking the name away."""
+    rank = Rank(tmp_path)
+    content = bytes(shared._HEADER_BYTES + 3 * SIZE)
+    name_of(rank).write_bytes(b"\1\1" + content[2:])
+    rank.read()
+    assert rank.fetched == 1 and rank.has_bytes() == [True] * 3
+    assert left_behind(tmp_path) == []
+
+
+def test_nobody_takes_anothers_name_away(tmp_path, leader, monkeypatch):
+    """One opens the file just before its leader takes the name away, another takes that name."""
+    real, late = shared._locked, Rank(tmp_path)
+    opened, go = threading.Event(), threading.Event()
+
+    def locked(file, kind):
+        if threading.current_thread().name == "late" and not go.is_set():
+            opened.set()
+            assert go.wait(10)
+        return real(file, kind)
+
+    monkeypatch.setattr(shared, "_locked", locked)
+    name_of(late).touch(mode=0o600)
+    thread = threading.Thread(target=late.read, name="late", kwargs={"left_s": 0.1})
+    thread.start()
+    assert opened.wait(10)
+    name_of(late).unlink()
+    other = threading.Thread(target=leader.read)
+    other.start()
+    assert leader.begun.wait(10)
+    go.set()
+    thread.join(10)
+    assert late.fetched == 1 and late.has_bytes() == [True] * 3
+    assert name_of(late).exists()  # the leader's, which is still at work
+    leader.go.set()
+    other.join(10)
+    assert left_behind(tmp_path) == []
+
+
+def test_a_folder_without_locks_means_that_all_fetch(tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise OSError(37, "No locks available")
+
+    rank = Rank(tmp_path)
+    monkeypatch.setattr(shared.fcntl, "flock", broken)
+    rank.read()
+    assert rank.fetched == 1 and rank.has_bytes() == [True] * 3
+
+
+def test_names_that_were_left_long_ago_are_swept_at_the_start(tmp_path, leader):
+    thread = threading.Thread(target=leader.read)
+    thread.start()
+    assert leader.begun.wait(10)
+    folder = leader.shared._folder
+    old, young = folder / "old", folder / "young"
+    for path in (old, young):
+        path.write_bytes(b"\1\1")
+    long_ago = time.time() - 2 * shared.LEFTOVER_S
+    for path in (old, name_of(leader)):
+        os.utime(path, (long_ago, long_ago))
+    Rank(tmp_path)
+    assert set(left_behind(tmp_path)) == {young, name_of(leader)}
+    leader.go.set()
+    thread.join(10)
 
 
 def test_without_room_the_others_fetch(tmp_path, leader, monkeypatch):

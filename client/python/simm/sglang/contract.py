@@ -39,6 +39,12 @@ def value_format(pool: Any, given: str) -> str:
     return "/".join(dict.fromkeys(name for name in names if name and name != "auto"))
 
 
+def draft_model() -> str:
+    """Which model drafts in this server, as exactly as it says: path and revision. Empty: none."""
+    names = ("speculative_draft_model_path", "speculative_draft_model_revision")
+    return "@".join(str(part) for part in map(_of_server_arguments, names) if part)
+
+
 def _of_server_arguments(name: str) -> Any:
     """An option with which this server was started; None: there is no server in this process."""
     for module, function in (

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-SCHEME = 1  # bumped when the scheme changes: old entries are then misses
+SCHEME = 2  # bumped when the scheme changes: old entries are then misses
 MAX_HASH_CHARACTERS = 96  # SGLang's have 64; a longer one is hashed
 
 
@@ -68,9 +68,19 @@ class Shard:
         return parts
 
 
-def pool_name(name: str, layout: str, dtype: str, page_size: int, sizes: Sequence[int]) -> str:
-    """`sizes`: bytes of each value of one page. Pools of another geometry never meet."""
-    content = json.dumps([layout, dtype, page_size, list(sizes)])
+def pool_name(
+    name: str,
+    layout: str,
+    dtype: str,
+    page_size: int,
+    sizes: Sequence[int],
+    draft_model: str = "",
+) -> str:
+    """`sizes`: bytes of each value of one page. Pools of another geometry never meet.
+
+    `draft_model`: whose pages they are, beside those of the namespace's model.
+    """
+    content = json.dumps([layout, dtype, page_size, list(sizes), draft_model])
     return f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 

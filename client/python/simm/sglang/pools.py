@@ -44,9 +44,26 @@ def is_replicated(name: str, pool: Any, is_mla_model: bool) -> bool:
     return name in REPLICATED_WITH_MLA or name.startswith(REPLICATED_WITH_MLA_PREFIX)
 
 
+def holds_draft(name: str, pool: Any) -> bool:
+    """Whether its pages are a draft model's, alone or packed behind the layers of the target."""
+    target_layers = getattr(pool, "target_layer_num", None)
+    packed = target_layers is not None and getattr(pool, "layer_num", 0) > target_layers
+    return name.startswith("draft") or packed or bool(getattr(pool, "mtp_draft_device_pools", ()))
+
+
 def is_logical(pool: Any) -> bool:
-    """An anchor that hands out indices and holds no bytes; its side pools hold them."""
-    return getattr(pool, "kv_buffer", None) is None and not hasattr(pool, "get_hybrid_pool_buffer")
+    """An anchor that hands out indices and holds no bytes; its side pools hold them.
+
+    Known by SGLang's own class, alone or as the anchor of a group. A pool that merely keeps its
+    bytes where nobody looks for them is none: to take it for one would be success without bytes.
+    """
+    if _is_a(pool, "HostPoolGroup"):
+        pool = pool.anchor_entry.host_pool
+    return _is_a(pool, "LogicalHostPool") and getattr(pool, "kv_buffer", None) is None
+
+
+def _is_a(pool: Any, name: str) -> bool:
+    return any(kind.__name__ == name for kind in type(pool).__mro__)
 
 
 @dataclass
@@ -111,8 +128,12 @@ def describe(
     is_mla_model: bool,
     tp_lcm_size: int | None = None,
     split_heads: bool = False,
+    draft_model: str = "",
 ) -> PagePool:
-    """Asks a host pool what its pages consist of. UnservedPool: they cannot be kept."""
+    """Asks a host pool what its pages consist of. UnservedPool: they cannot be kept.
+
+    `draft_model`: goes into the keys of the pools that hold any of its pages.
+    """
     layout = str(getattr(pool, "layout", ""))
     if layout not in SERVED_LAYOUTS:
         raise UnservedPool(
@@ -148,7 +169,10 @@ def describe(
         suffixes=_suffixes(
             shard, replicated, len(of_one), split, tp_lcm_size if by_heads else None
         ),
-        prefix=pool_name(name, layout, _dtype_of(pool), page_size, of_one),
+        prefix=pool_name(
+            *(name, layout, _dtype_of(pool), page_size, of_one),
+            draft_model if holds_draft(name, pool) else "",
+        ),
         replicated=replicated,
         split=split,
     )

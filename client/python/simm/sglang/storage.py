@@ -1,9 +1,10 @@
 """HiCacheSimm: SGLang's HiCache keeps its pages in SiMM."""
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, TypeVar
 
 from sglang.srt.mem_cache.hicache_storage import (
@@ -15,7 +16,7 @@ from sglang.srt.mem_cache.hicache_storage import (
 
 from simm.sglang import hits
 from simm.sglang.config import Config, ConfigError, load
-from simm.sglang.contract import result, text_of, value_format
+from simm.sglang.contract import draft_model, result, text_of, value_format
 from simm.sglang.guards import Breaker, NegativeCache, QuietLog
 from simm.sglang.keys import Identity, Shard, namespace_of
 from simm.sglang.link import Link, connect
@@ -27,7 +28,7 @@ from simm.sglang.pools import (
     memory_of,
 )
 from simm.sglang.stats import Counters
-from simm.sglang.transfer import Moved, milliseconds
+from simm.sglang.transfer import Budget, Moved, milliseconds
 from simm.sglang.values import leading_found
 
 logger = logging.getLogger("simm.sglang")
@@ -84,7 +85,23 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
     # Start: these raise.
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
-        """Connects, with a namespace for this pool's format, and registers the pool's memory."""
+        """Connects, with a namespace for this pool's format, and registers the pool's memory.
+
+        The backend is closed when this raises.
+        """
+        with self._closed_on_error():
+            self._start(mem_pool_host)
+
+    @contextlib.contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        """A start that fails leaves no connection, no registered memory and no thread."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, mem_pool_host: Any) -> None:
         self.mem_pool_host = mem_pool_host
         anchor = None if is_logical(mem_pool_host) else self._describe(ANCHOR, mem_pool_host)
         self.namespace = self._namespace(mem_pool_host)
@@ -110,10 +127,17 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         )
 
     def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
-        """Registers a further pool: its memory and what its pages consist of."""
+        """Registers a further pool: its memory and what its pages consist of.
+
+        The backend is closed when this raises.
+        """
+        with self._closed_on_error():
+            self._add(host_pool, host_pool_name)
+
+    def _add(self, host_pool: Any, host_pool_name: Any) -> None:
         name = text_of(host_pool_name)
-        self.registered_pools[name] = host_pool
         if is_logical(host_pool) or (name == ANCHOR and host_pool is self.mem_pool_host):
+            self.registered_pools[name] = host_pool
             return
         described = self._describe(name, host_pool)
         sharded = not described.replicated and name not in BACKED_UP_BY_ALL
@@ -125,6 +149,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
             )
         self._register_memory(name, host_pool)
         self._pools[name] = described
+        self.registered_pools[name] = host_pool
 
     def _describe(self, name: str, pool: Any) -> PagePool:
         config = self._storage_config
@@ -135,6 +160,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
             config.is_mla_model,
             config.tp_lcm_size,
             config.should_split_heads,
+            draft_model(),
         )
 
     def _namespace(self, pool: Any) -> str:
@@ -172,9 +198,10 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         return self._guarded("exists", 0, lambda link: self._leading(link, keys))
 
     def _leading(self, link: Link, keys: list[str]) -> int:
-        if ANCHOR not in self._pools:
-            return len(keys)  # a logical anchor: its side pools decide
-        there = link.transfer.exists(self._pools[ANCHOR], keys, self.config.deadline_s)
+        anchor = self._pool(ANCHOR)
+        if anchor is None:
+            return len(keys)  # its side pools decide
+        there = link.transfer.exists(anchor, keys, self.config.deadline_s)
         found = hits.leading(there)
         self._counters.asked(len(keys), found)
         return found
@@ -189,8 +216,9 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
 
     def _usable(self, link: Link, keys: list[str], transfers: Sequence[Any]) -> PoolTransferResult:
         asked = []
-        if ANCHOR in self._pools:
-            asked.append((None, self._pools[ANCHOR], keys))
+        anchor = self._pool(ANCHOR)
+        if anchor is not None:
+            asked.append((None, anchor, keys))
         for transfer in transfers:
             pool = self._pool(transfer.name)
             if pool is not None:
@@ -198,7 +226,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
                 asked.append((transfer, pool, (transfer.keys or []) if by_group else keys))
         pools = [(pool, hashes) for _, pool, hashes in asked]
         answers = link.transfer.exists_in(pools, self.config.deadline_s)
-        kv_pages = hits.leading(answers[0]) if ANCHOR in self._pools else len(keys)
+        kv_pages = len(keys) if anchor is None else hits.leading(answers[0])
         usable = set(range(1, kv_pages + 1))
         reach: dict[Any, int] = {PoolName.KV: kv_pages} if kv_pages else {}
         for (transfer, _, _), there in zip(asked, answers, strict=True):
@@ -233,7 +261,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
     ) -> list[bool]:
         """Reads pages into the host pool, one bool a page; none behind the first failure."""
         return self._guarded(
-            "get", [False] * len(keys), lambda link: self._one(link, self._read, keys, host_indices)
+            "get", _misses(keys), lambda link: self._one(link, self._read, keys, host_indices)
         )
 
     def batch_set_v1(
@@ -241,17 +269,22 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
     ) -> list[bool]:
         """Writes pages that are not there yet, one bool a page: it is there now."""
         return self._guarded(
-            "set",
-            [False] * len(keys),
-            lambda link: self._one(link, self._write, keys, host_indices),
+            "set", _misses(keys), lambda link: self._one(link, self._write, keys, host_indices)
         )
 
     def _one(
         self, link: Link, move: Callable[..., Moved], keys: list[str], host_indices: Any
     ) -> list[bool]:
-        if ANCHOR not in self._pools or not keys:
+        anchor = self._pool(ANCHOR)
+        if anchor is None or not keys:
             return [True] * len(keys)
-        return move(link, self._pools[ANCHOR], keys, host_indices, 0.0).results
+        return move(link, anchor, keys, host_indices, self._budget(link, move)).results
+
+    def _budget(self, link: Link, move: Callable[..., Moved]) -> Budget:
+        reads = move == self._read
+        return link.transfer.budget(
+            self.config.deadline_s if reads else self.config.set_deadline_s
+        )
 
     def batch_get_v2(
         self, transfers: Sequence[Any], extra_info: Any = None
@@ -273,15 +306,14 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         self, link: Link, move: Callable[..., Moved], transfers: Sequence[Any]
     ) -> dict[Any, list[bool]]:
         results = _all_false(transfers)
-        start = time.monotonic()  # the deadline is that of the whole call
+        budget = self._budget(link, move)
         for transfer in transfers:
             keys = transfer.keys or []
             pool = self._pool(transfer.name)
             if pool is None or not keys:
                 results[transfer.name] = [True] * len(keys)
                 continue
-            spent_s = time.monotonic() - start
-            results[transfer.name] = move(link, pool, keys, transfer.host_indices, spent_s).results
+            results[transfer.name] = move(link, pool, keys, transfer.host_indices, budget).results
         return results
 
     def _pool(self, name: Any) -> PagePool | None:
@@ -289,27 +321,26 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         text = text_of(name)
         if text in self._pools:
             return self._pools[text]
-        if text in self.registered_pools or (text == ANCHOR and is_logical(self.mem_pool_host)):
+        known = self.mem_pool_host if text == ANCHOR else self.registered_pools.get(text)
+        if is_logical(known):
             return None
         raise KeyError(f"host pool {text} is not registered; registered are {list(self._pools)}")
 
     def _read(
-        self, link: Link, pool: PagePool, keys: list[str], host_indices: Any, spent_s: float
+        self, link: Link, pool: PagePool, keys: list[str], host_indices: Any, budget: Budget
     ) -> Moved:
         start = time.monotonic()
-        left_s = self.config.deadline_s - spent_s
         shares = pool.replicated and link.sharing_pays(self.config.share_reads)
         shared = link.shared if shares else None
-        moved = link.transfer.read(pool, keys, host_indices, left_s, shared)
+        moved = link.transfer.read(pool, keys, host_indices, budget, shared)
         self._account("get", pool, keys, moved, time.monotonic() - start)
         return moved
 
     def _write(
-        self, link: Link, pool: PagePool, keys: list[str], host_indices: Any, spent_s: float
+        self, link: Link, pool: PagePool, keys: list[str], host_indices: Any, budget: Budget
     ) -> Moved:
         start = time.monotonic()
-        left_s = self.config.set_deadline_s - spent_s
-        moved = link.transfer.write(pool, keys, host_indices, left_s)
+        moved = link.transfer.write(pool, keys, host_indices, budget)
         self._account("set", pool, keys, moved, time.monotonic() - start)
         return moved
 
@@ -376,7 +407,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         """Fills a tensor and returns it, or target_sizes bytes at an address and returns True.
         None (False for addresses): a miss, or another length."""
         sizes = None if target_sizes is None else [target_sizes]
-        found = self._get_values([key], [target_location], sizes)[0]
+        (found,) = self._get_values([key], [target_location], sizes)
         return False if found is None and isinstance(target_location, int) else found
 
     def batch_get(
@@ -392,7 +423,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         deadline_ms = milliseconds(self.config.deadline_s)
         return self._guarded(
             "get",
-            [None] * len(keys),
+            [None] * len(_misses(keys)),
             lambda link: link.values.get(keys, places, sizes, deadline_ms),
         )
 
@@ -452,5 +483,18 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         return link is not None and link.probe()
 
 
-def _all_false(transfers: Sequence[Any]) -> dict[Any, list[bool]]:
-    return {transfer.name: [False] * len(transfer.keys or []) for transfer in transfers}
+# What a call answers that goes wrong, whatever it was given: these never raise either.
+
+
+def _misses(keys: Any) -> list[bool]:
+    return [False] * (len(keys) if isinstance(keys, Sized) else 0)
+
+
+def _all_false(transfers: Any) -> dict[Any, list[bool]]:
+    if not isinstance(transfers, Iterable):
+        return {}
+    return {
+        transfer.name: _misses(getattr(transfer, "keys", None))
+        for transfer in transfers
+        if hasattr(transfer, "name")
+    }

@@ -14,8 +14,12 @@ from simm.sglang.pools import PagePool
 from simm.sglang.shared import STEP_BYTES as SHARED_STEP_BYTES
 from simm.sglang.shared import SharedReads
 
-# A call that has lasted for this part of its deadline without one success was a wait in vain.
+# A call that has lasted for this part of its deadline without one success was a wait in vain, if
+# what ended it had the time to succeed: this part of the deadline, and not less than a network's
+# hiccup takes. A healthy cluster that is slow must not be taken for one that is away.
 IN_VAIN = 0.9
+FAIR_PART = 0.5
+FAIR_S = 0.1
 # More keys than this go in several calls; the native client takes at most 65,536.
 MAX_KEYS_A_CALL = 32768
 
@@ -27,6 +31,16 @@ class Moved:
     results: list[bool]  # one a page
     values: int = 0  # that were moved over the network
     bytes: int = 0
+
+
+@dataclass
+class Budget:
+    """The time of one call of SGLang, over all its pools and steps, and whether any of it was of
+    use. One thread."""
+
+    whole_s: float
+    end: float  # on the clock of the Transfer
+    succeeded: bool = False
 
 
 class Transfer:
@@ -50,6 +64,10 @@ class Transfer:
         self._step_bytes = step_bytes
         self._clock = clock
 
+    def budget(self, deadline_s: float) -> Budget:
+        """Of a call that begins now."""
+        return Budget(deadline_s, self._clock() + deadline_s)
+
     def exists(self, pool: PagePool, hashes: Sequence[str], deadline_s: float) -> list[bool]:
         """Whether all values of a page are there, one bool a page."""
         return self.exists_in([(pool, hashes)], deadline_s)[0]
@@ -61,15 +79,16 @@ class Transfer:
         keys: list[str] = []
         for pool, hashes in wanted:
             keys += pool.keys(hashes)
-        start = self._clock()
+        budget = self.budget(deadline_s)
         codes: list[int] = []
         for first in range(0, len(keys), MAX_KEYS_A_CALL):
-            left = deadline_s - (self._clock() - start)
+            left = budget.end - self._clock()
             if left <= 0:
                 codes += [self._unavailable] * (len(keys) - first)
                 break
-            codes += self._client.exists(keys[first : first + MAX_KEYS_A_CALL], milliseconds(left))
-        self._judge(codes, self._clock() - start, deadline_s)
+            some = self._client.exists(keys[first : first + MAX_KEYS_A_CALL], milliseconds(left))
+            self._judge(some, left, budget)
+            codes += some
         return self._by_page(wanted, codes)
 
     def _by_page(
@@ -101,24 +120,23 @@ class Transfer:
         pool: PagePool,
         hashes: Sequence[str],
         host_indices: Any,
-        deadline_s: float,
+        budget: Budget,
         shared: SharedReads | None = None,
     ) -> Moved:
         """Gets pages into the host pool. Behind the first page that fails none is read.
 
         `shared`: other ranks of this host want the same pages.
         """
-        end = self._clock() + deadline_s
         addresses, sizes = pool.locate(host_indices, len(hashes))
         moved = Moved([False] * len(hashes))
         wanted = self._not_known_missing(pool, hashes)
         step_bytes = min(self._step_bytes, SHARED_STEP_BYTES) if shared else self._step_bytes
         for first, last in self._steps(pool, wanted, step_bytes):
-            if self._clock() >= end:
+            if self._clock() >= budget.end:
                 break
             values = slice(first * len(pool.suffixes), last * len(pool.suffixes))
             step = (pool.keys(hashes[first:last]), addresses[values], sizes[values])
-            good, missing = self._read_step(*step, end, deadline_s, shared)
+            good, missing = self._read_step(*step, budget, shared)
             results = self._pages_of(pool, good)
             moved.results[first:last] = results
             moved.values += sum(good)
@@ -135,8 +153,7 @@ class Transfer:
         keys: list[str],
         addresses: list[int],
         sizes: list[int],
-        end: float,
-        deadline_s: float,
+        budget: Budget,
         shared: SharedReads | None,
     ) -> tuple[list[bool], bool]:
         """Which values are there now, and whether those that are not are known to be missing."""
@@ -144,9 +161,9 @@ class Transfer:
 
         def fetch() -> list[bool]:
             nonlocal in_time
-            left = end - self._clock()
+            left = budget.end - self._clock()
             codes, lengths = self._client.get(keys, addresses, sizes, milliseconds(left))
-            in_time = self._judge(codes, deadline_s - (end - self._clock()), deadline_s)
+            in_time = self._judge(codes, left, budget)
             return [
                 code == self._ok and length == size
                 for code, length, size in zip(codes, lengths, sizes, strict=True)
@@ -155,26 +172,26 @@ class Transfer:
         if shared is None:
             good = fetch()
         else:
-            good = shared.read(keys, addresses, sizes, end - self._clock(), fetch)
+            good = shared.read(keys, addresses, sizes, budget.end - self._clock(), fetch)
+            budget.succeeded |= any(good)
         return good, in_time
 
     def write(
-        self, pool: PagePool, hashes: Sequence[str], host_indices: Any, deadline_s: float
+        self, pool: PagePool, hashes: Sequence[str], host_indices: Any, budget: Budget
     ) -> Moved:
         """Puts pages that are not there yet; those that are there count as written."""
-        end = self._clock() + deadline_s
         addresses, sizes = pool.locate(host_indices, len(hashes))
         moved = Moved([False] * len(hashes))
         for first, last in self._steps(pool, len(hashes), self._step_bytes):
-            left = end - self._clock()
+            left = budget.end - self._clock()
             if left <= 0 or self._breaker.is_open:
                 break
             values = slice(first * len(pool.suffixes), last * len(pool.suffixes))
             codes = self._client.put(
                 pool.keys(hashes[first:last]), addresses[values], sizes[values], milliseconds(left)
             )
-            self._judge(codes, deadline_s - (end - self._clock()), deadline_s)
-            if codes and codes.count(self._unavailable) == len(codes):
+            self._judge(codes, left, budget)
+            if codes.count(self._unavailable) == len(codes) and not budget.succeeded:
                 self._breaker.open("no data server takes a page")
             results = self._pages_of(pool, [code in self._stored for code in codes])
             moved.results[first:last] = results
@@ -201,11 +218,17 @@ class Transfer:
         values = len(pool.suffixes)
         return [all(good[i : i + values]) for i in range(0, len(good), values)]
 
-    def _judge(self, codes: Sequence[int], elapsed_s: float, deadline_s: float) -> bool:
-        """Opens the breaker after a wait in vain. False: the time had run out."""
-        if elapsed_s < IN_VAIN * deadline_s:
+    def _judge(self, codes: Sequence[int], given_s: float, budget: Budget) -> bool:
+        """Opens the breaker after a call in vain. `given_s`: what this step of it could last.
+
+        False: the time had run out.
+        """
+        budget.succeeded |= any(code in self._stored for code in codes)
+        elapsed_s = budget.whole_s - (budget.end - self._clock())
+        if elapsed_s < IN_VAIN * budget.whole_s:
             return True
-        if codes and not any(code in self._stored for code in codes):
+        fair = given_s >= max(FAIR_S, FAIR_PART * budget.whole_s)
+        if codes and fair and not budget.succeeded:
             self._breaker.open(f"a call of {len(codes)} keys got nothing in {elapsed_s:.2f} s")
         return False
 
