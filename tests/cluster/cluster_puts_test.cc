@@ -308,7 +308,8 @@ TEST_F(PutsTest, APutWhoseLaneBreaksIsAskedAboutAndEndsOnce) {
       ASSERT_EQ(!replace || PutOne(*client_, key, ValueOf(9, kWritten)) == Code::kOk, true);
       auto writer = StartWriter(step + "-break", key, kWritten, replace);
       ASSERT_TRUE(Says("ended")) << Said();
-      EXPECT_NE(Said().find("ended done OK, resolves 1"), std::string::npos) << key << ": " << Said();
+      EXPECT_NE(Said().find("ended done OK, resolves 1"), std::string::npos)
+          << key << ": " << Said();
       std::vector<std::byte> buffer(kWritten);
       EXPECT_EQ(GetOne(*client_, key, buffer).code, Code::kOk);
       EXPECT_TRUE(IsValueOf(1, buffer));
