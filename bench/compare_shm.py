@@ -62,7 +62,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="at least 5 to be quoted [5]")
     parser.add_argument("--seconds", type=float, default=1, help="of each run [1]")
     parser.add_argument(
-        "--memory", default="4GiB", help="of the pool; a process may lease 1 % of it [4GiB]"
+        "--memory", default="4GiB", help="of the pool; a process may lease 1 %% of it [4GiB]"
     )
     parser.add_argument("--only", default="", help="figures whose name holds this")
     arguments = parser.parse_args()
