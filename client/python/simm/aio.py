@@ -114,11 +114,11 @@ class AsyncClient:
     async def get_many(
         self, keys: Sequence[Key], *, deadline: Optional[float] = None
     ) -> list[Optional[bytes]]:
-        growing = Growing(keys)
+        growing = Growing(keys, self._client._ms(deadline))
         while growing:
-            asked, buffers = growing.next()
-            growing.take(*await self._get(asked, buffers, True, deadline))
-        return growing.values
+            asked, buffers, ms = growing.next()
+            growing.take(*await self._get(asked, buffers, True, ms))
+        return growing.values()
 
     async def get_many_into(
         self,
@@ -129,7 +129,8 @@ class AsyncClient:
         deadline: Optional[float] = None,
     ) -> list[Optional[int]]:
         same_length(keys, buffers)
-        return lengths(keys, *await self._get(keys, buffers, allow_shorter, deadline))
+        ms = self._client._ms(deadline)
+        return lengths(keys, *await self._get(keys, buffers, allow_shorter, ms))
 
     async def exists_many(
         self, keys: Sequence[Key], *, deadline: Optional[float] = None
@@ -153,10 +154,10 @@ class AsyncClient:
         keys: Sequence[Key],
         buffers: Sequence[Any],
         allow_shorter: bool,
-        deadline: Optional[float],
+        ms: int,
     ) -> Tuple[list[int], list[int]]:
         spans = [span_of(buffer, writable=True) for buffer in buffers]
-        where, ms = split(spans), self._client._ms(deadline)
+        where = split(spans)
         codes, sizes = await _waiting.start(
             lambda done: self._native.get_async(keys, *where, ms, allow_shorter, done), spans
         )

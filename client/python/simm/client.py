@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from types import TracebackType
 from typing import (
     Any,
@@ -27,6 +28,7 @@ T = TypeVar("T")
 OK = _native.CODES["OK"]
 MISS = _native.CODES["MISS"]
 EXISTS = _native.CODES["EXISTS"]
+DEADLINE_EXCEEDED = _native.CODES["DEADLINE_EXCEEDED"]
 LENGTH_MISMATCH = _native.CODES["LENGTH_MISMATCH"]
 _NAMES = {code: name for name, code in _native.CODES.items()}
 
@@ -96,32 +98,46 @@ def same_length(keys: Sequence[Key], buffers: Sequence[Any]) -> None:
 
 
 class Growing:
-    """Gets of unknown length: which keys to ask again, with buffers of which size."""
+    """Gets of unknown length: which keys to ask again, with buffers of which size, until when."""
 
-    def __init__(self, keys: Sequence[Key]) -> None:
+    def __init__(self, keys: Sequence[Key], deadline_ms: int) -> None:
         guess = min(FIRST_GUESS, FIRST_GUESS_OF_ALL // max(len(keys), 1))
         self._keys = keys
-        self.values: list[Optional[bytes]] = [None] * len(keys)
+        self._results: list[Union[bytes, None, SimmError]] = [None] * len(keys)
         self._left = {index: max(guess, 1) for index in range(len(keys))}
         self._buffers: list[bytearray] = []
+        self._deadline_ms = deadline_ms
+        self._end = time.monotonic() + deadline_ms / 1000
 
     def __bool__(self) -> bool:
         return bool(self._left)
 
-    def next(self) -> Tuple[list[Key], list[bytearray]]:
+    def next(self) -> Tuple[list[Key], list[bytearray], int]:
+        """What to ask for now: keys, buffers, and the time in milliseconds."""
         self._buffers = [bytearray(size) for size in self._left.values()]
-        return [self._keys[index] for index in self._left], self._buffers
+        left_ms = max(1, int((self._end - time.monotonic()) * 1000))
+        asked = [self._keys[index] for index in self._left]
+        return asked, self._buffers, min(self._deadline_ms, left_ms)
 
     def take(self, codes: Sequence[int], sizes: Sequence[int]) -> None:
         left: dict[int, int] = {}
         for index, code, size, buffer in zip(list(self._left), codes, sizes, self._buffers):
             if code == OK:
-                self.values[index] = bytes(memoryview(buffer)[:size])
+                self._results[index] = bytes(memoryview(buffer)[:size])
             elif code == LENGTH_MISMATCH:
                 left[index] = size
             elif code != MISS:
-                raise failure(code, self._keys[index])
+                self._results[index] = failure(code, self._keys[index])
+        if left and time.monotonic() >= self._end:
+            for index in left:
+                self._results[index] = failure(DEADLINE_EXCEEDED, self._keys[index])
+            left = {}
         self._left = left
+
+    def values(self) -> list[Optional[bytes]]:
+        """What has come, None for a miss; raises BatchError if a key failed."""
+        BatchError.check(self._results)
+        return [value for value in self._results if not isinstance(value, SimmError)]
 
 
 class Registration:
@@ -267,12 +283,12 @@ class Client:
         self, keys: Sequence[Key], *, deadline: Optional[float] = None
     ) -> list[Optional[bytes]]:
         """As get."""
-        growing = Growing(keys)
+        growing = Growing(keys, self._ms(deadline))
         while growing:
-            asked, buffers = growing.next()
+            asked, buffers, ms = growing.next()
             spans = [span_of(buffer, writable=True) for buffer in buffers]
-            growing.take(*self._native.get(asked, *split(spans), self._ms(deadline), True))
-        return growing.values
+            growing.take(*self._native.get(asked, *split(spans), ms, True))
+        return growing.values()
 
     def get_many_into(
         self,

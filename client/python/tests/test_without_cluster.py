@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import time
 import types
 
 import pytest
 
-from simm import kv
+import simm
+from simm import _native, errors, kv
 
 LIMIT = 65_536  # keys of one native call
 COUNT = 2 * LIMIT + 10
@@ -65,3 +68,72 @@ def test_asynchronous_batches_of_other_sizes(store):
     view = kv.BlockView(1001, 1)
     assert asyncio.run(store.mput_async(["1"], [view, view])) == [-1000]
     assert asyncio.run(store.mexists_async(None)) == [False]
+
+
+class Values:
+    """Gets from a dictionary, of bytes or of codes that are failures; each takes some time."""
+
+    def __init__(self, entries, seconds=0.0):
+        self.entries, self.seconds = entries, seconds
+        self.deadlines_ms = []
+
+    def get(self, keys, addresses, sizes, deadline_ms, allow_shorter):
+        self.deadlines_ms.append(deadline_ms)
+        time.sleep(self.seconds)
+        codes, lengths = [], []
+        for key, address, size in zip(keys, addresses, sizes):
+            value = self.entries.get(key, "MISS")
+            if callable(value):
+                value = value(size)
+            fits = isinstance(value, bytes) and len(value) <= size
+            if fits:
+                ctypes.memmove(address, value, len(value))
+            code = "OK" if fits else "LENGTH_MISMATCH" if isinstance(value, bytes) else value
+            codes.append(_native.CODES[code])
+            lengths.append(len(value) if isinstance(value, bytes) else 0)
+        return codes, lengths
+
+    def get_async(self, *arguments):
+        *arguments, done = arguments
+        done(*self.get(*arguments))
+
+
+def get_many(kind, native, keys, **options):
+    client = simm.Client.__new__(simm.Client)
+    client._native, client._deadline = native, 5.0
+    if kind == "blocking":
+        return client.get_many(keys, **options)
+
+    async def call():
+        return await simm.AsyncClient(client).get_many(keys, **options)
+
+    return asyncio.run(call())
+
+
+KINDS = pytest.mark.parametrize("kind", ["blocking", "asynchronous"])
+
+
+@KINDS
+def test_a_key_that_fails_does_not_hide_the_others(kind):
+    large = bytes(100_000)
+    entries = {"a": b"1", "bad": "UNAVAILABLE", "large": large, "worse": "BUSY"}
+    with pytest.raises(errors.BatchError, match="2 of 5 keys") as caught:
+        get_many(kind, Values(entries), ["a", "bad", "large", "no", "worse"])
+    a, bad, got, no, worse = caught.value.results
+    assert (a, got, no) == (b"1", large, None)
+    assert isinstance(bad, errors.Unavailable) and "'bad'" in str(bad)
+    assert isinstance(worse, errors.Busy)
+    assert get_many(kind, Values(entries), ["a", "large", "no"]) == [b"1", large, None]
+
+
+@KINDS
+def test_one_deadline_for_all_rounds(kind):
+    native = Values({"grows": lambda size: bytes(size + 1), "a": b"1"}, seconds=0.1)
+    start = time.monotonic()
+    with pytest.raises(errors.BatchError) as caught:
+        get_many(kind, native, ["a", "grows"], deadline=0.35)
+    assert time.monotonic() - start < 0.6
+    assert caught.value.results[0] == b"1"
+    assert isinstance(caught.value.results[1], errors.DeadlineExceeded)
+    assert native.deadlines_ms[0] > 300 and native.deadlines_ms[1] <= 250
+    assert native.deadlines_ms == sorted(native.deadlines_ms, reverse=True)
