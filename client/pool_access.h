@@ -78,12 +78,6 @@ struct PoolAccess {
     return registrar != nullptr ? limits::kWaveBytes : limits::kSharedWaveBytes;
   }
 
-  // Values that a put hashes before it hands them over, in bytes: one doorbell for all of a wave,
-  // where doorbells cost something.
-  uint64_t write_group_bytes() const {
-    return registrar != nullptr ? UINT64_MAX : limits::kSharedWaveBytes;
-  }
-
   // The number of the slot at this offset of the index, as touches name it.
   uint32_t SlotAt(uint64_t offset) const;
 };

@@ -124,6 +124,9 @@ Status VerbsConnection::AppendMessage(const WorkItem& item, SendBatch& batch) co
 }
 
 Status VerbsConnection::AppendOneSided(const WorkItem& item, SendBatch& batch) {
+  if (item.tap != nullptr) {
+    return Status(Code::kInvalidArgument, "the device writes: a tap would see nothing");
+  }
   local_.clear();
   one_sided_.clear();
   for (const MutableSegment& segment : item.local) {
