@@ -1,6 +1,7 @@
 #include "client/call.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -42,6 +43,12 @@ class ThreadEvent {
  private:
   const int fd_;
 };
+
+// Rises when a lane has something new for its user.
+uint64_t Arrived(const transport::Connection& connection) {
+  const auto& counters = connection.counters();
+  return counters.completions + counters.messages_in;
+}
 
 const ThreadEvent& Event() {
   thread_local const ThreadEvent event;
@@ -219,7 +226,7 @@ void Call::BeginExchange(Part& part) {
     OnExchangeFailed(part);
     return;
   }
-  if (part.lane) part.lane->connection().Progress();
+  if (part.lane) part.lane->connection().ProgressAwake();
 }
 
 // Moves one part on as far as it goes now.
@@ -240,7 +247,7 @@ void Call::Look(Part& part) {
   }
   // A transport that is done at once (shared memory) needs no sleep between the steps.
   do {
-    part.lane->connection().Progress();
+    part.lane->connection().ProgressAwake();
     part.more = part.exchange->Advance();
   } while (part.more && !short_steps_ && Now() < deadline_);
   const auto& counters = part.lane->connection().counters();
@@ -371,7 +378,7 @@ void Call::ScrubCorrupt(const Part& part) {
   }
 }
 
-void Call::AddWaits(StepWaits* waits) const {
+void Call::AddWaits(StepWaits* waits) {
   if (phase_ == Phase::kBetweenRounds) {
     waits->until = std::min(next_round_, deadline_);
     waits->event = waits_for_map_;
@@ -384,7 +391,12 @@ void Call::AddWaits(StepWaits* waits) const {
       waits->event = true;
       continue;
     }
-    const transport::Connection& connection = part->lane->connection();
+    transport::Connection& connection = part->lane->connection();
+    if (connection.capabilities().needs_registration) {
+      const uint64_t before = Arrived(connection);
+      connection.Progress();  // whoever waits may sleep
+      part->more |= Arrived(connection) != before;
+    }
     const int fd = connection.PollFd();
     // Closed: broke while it began. To be looked at at once, as is what has no descriptor.
     if (connection.closed() || part->more || fd < 0) waits->until = {};
@@ -400,22 +412,22 @@ bool Call::OnDevices() const {
   });
 }
 
-// Looks for completions of devices for a short while, without a system call; true: something has
-// come. Not where it would take a processor from who must do the work.
+// Looks whether devices have completed something; true: something has come. On more than two
+// processors for a short while without a system call; on two it gives way once to whoever does the
+// device's work in software, which is cheaper than to sleep and be woken.
 bool Call::LookAtDevices() {
   static const bool kSpins = std::thread::hardware_concurrency() > 2;
-  if (!kSpins || !OnDevices()) return false;
-  const auto done = [](const Part& part) {
-    const auto& counters = part.lane->connection().counters();
-    return counters.completions + counters.messages_in;
-  };
-  for (const Instant end = Now() + kDeviceSpin; Now() < end;) {
+  if (!OnDevices()) return false;
+  const Instant end = kSpins ? Now() + kDeviceSpin : Instant{};
+  do {
+    if (!kSpins) sched_yield();
     for (const auto& part : parts_) {
       if (part->over || !part->lane) continue;
-      const uint64_t before = done(*part);
-      if (!part->lane->connection().Progress() || done(*part) != before) return true;
+      transport::Connection& connection = part->lane->connection();
+      const uint64_t before = Arrived(connection);
+      if (!connection.ProgressAwake() || Arrived(connection) != before) return true;
     }
-  }
+  } while (kSpins && Now() < end);
   return false;
 }
 
@@ -436,9 +448,9 @@ void Call::WaitHere() {
   waits.event = false;
   waits.descriptors.clear();
   waits.descriptors.push_back({event_fd_, POLLIN, 0});
+  if (LookAtDevices()) return;
   AddWaits(&waits);
   auto& fds = waits.descriptors;
-  if (LookAtDevices()) return;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(waits.until - Now());
   if (left.count() <= 0) return;
   // Whoever has all its lanes is told nothing by the event.

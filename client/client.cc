@@ -87,7 +87,7 @@ class AsyncCall final : public client::AsyncTask {
   Instant deadline() const override { return deadline_; }
   void Begin(int event_fd) override { call_.Begin(event_fd, /*short_steps=*/true); }
   bool Step() override { return call_.Step(); }
-  void AddWaits(client::StepWaits* waits) const override { call_.AddWaits(waits); }
+  void AddWaits(client::StepWaits* waits) override { call_.AddWaits(waits); }
   void Cancel() override { call_.Cancel(); }
   void End() override {
     Answer(batch_->TakeResults());

@@ -49,7 +49,7 @@ std::unique_ptr<Lane> Peer::TakeOpenLocked(Road& road, std::vector<std::unique_p
   while (!road.idle.empty()) {
     std::unique_ptr<Lane> lane = std::move(road.idle.back());
     road.idle.pop_back();
-    if (lane->connection().Progress()) return lane;
+    if (lane->connection().ProgressAwake()) return lane;
     --road.lanes;
     dead->push_back(std::move(lane));
   }

@@ -184,6 +184,27 @@ TEST_P(OneSided, WhoeverPollsIsWokenForReadsThoughNothingArrives) {
   EXPECT_EQ(poll(&p, 1, 0), 0) << "awake without work: whoever waits would spin";
 }
 
+TEST_P(OneSided, WhoeverLookedWhileAwakeIsWokenAfterOneProgress) {
+  if (near_->PollFd() < 0) return;  // nothing to poll, by contract
+  const MutableSegment all[] = {{local_.data(), local_.size(), local_region_.get()}};
+  for (int round = 0; round < 20; ++round) {
+    CountingCompletion awake, asleep;
+    WorkItem item = Make(Op::kRead, 0, all, &awake);
+    ASSERT_TRUE(near_->Post({&item, 1}).ok());
+    while (awake.calls == 0) ASSERT_TRUE(near_->ProgressAwake());
+    item = Make(Op::kRead, 0, all, &asleep);
+    ASSERT_TRUE(near_->Post({&item, 1}).ok());
+    near_->ProgressAwake();
+    while (asleep.calls == 0) {
+      near_->Progress();
+      if (asleep.calls > 0) break;
+      pollfd p{near_->PollFd(), near_->PollEvents(), 0};
+      ASSERT_EQ(poll(&p, 1, 5000), 1) << "asleep with work to do, round " << round;
+    }
+    EXPECT_TRUE(asleep.last.ok());
+  }
+}
+
 TEST_P(OneSided, AfterCloseNothingTouchesLentMemory) {
   CountingCompletion read, written;
   std::vector<std::byte> source(1 << 15, std::byte{0x11});

@@ -163,9 +163,9 @@ void VerbsConnection::FlushSends() {
   if (!flushed.status.ok()) BeginClose(flushed.status, false);
 }
 
-bool VerbsConnection::Progress() {
+bool VerbsConnection::Move(bool may_sleep) {
   if (state_ == State::kClosed) return false;
-  PollAll();
+  PollAll(may_sleep);
   RunCompletions();
   Deliver();
   if (state_ == State::kOpen) FlushSends();
@@ -180,11 +180,11 @@ bool VerbsConnection::Progress() {
   return state_ != State::kClosed;
 }
 
-void VerbsConnection::PollAll() {
+void VerbsConnection::PollAll(bool may_sleep) {
   const size_t found = PollSome(kEntriesPerProgress);
   // Not empty yet: an event that lies in PollFd stays there, so that a sleeper comes back.
   if (found == kEntriesPerProgress) return;
-  RearmAndPoll(found > 0);
+  if (may_sleep || found > 0) RearmAndPoll(found > 0);
 }
 
 // The queue has just been seen empty. Makes sure that what comes from now on makes PollFd readable.
