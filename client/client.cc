@@ -68,6 +68,9 @@ Status CheckOptions(const ClientOptions& options) {
   if (options.max_lanes_per_server == 0 || options.max_lanes_per_server > 1024) {
     return Status(Code::kInvalidArgument, "max_lanes_per_server must be 1 to 1024");
   }
+  if (options.max_rdma_lanes == 0) {
+    return Status(Code::kInvalidArgument, "max_rdma_lanes must be at least 1");
+  }
   return Status::Ok();
 }
 

@@ -192,8 +192,8 @@ class Connection {
   virtual size_t MessageCredit() const { return SIZE_MAX; }
   // Moves what can be moved without waiting; false once closed.
   virtual bool Progress() = 0;
-  // The same for an owner that is not about to sleep: spares what makes PollFd readable again. Before
-  // it waits on PollFd it calls Progress.
+  // The same for an owner that is not about to sleep: spares what makes PollFd readable again.
+  // Before it waits on PollFd it calls Progress.
   virtual bool ProgressAwake() { return Progress(); }
   // For poll(2): a descriptor, and POLLIN | POLLOUT as wanted now. -1: call Progress again and
   // again. It may wake once more for what Progress has found already.
