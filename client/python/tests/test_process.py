@@ -153,11 +153,11 @@ threading.Thread(target=work, daemon=True).start()
 time.sleep(0.1)
 print("fine")
 """,
-            seconds=20,
+            seconds=60,
         )
         cluster.resume("server-0")
         assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < 40, "the exit hung"
 
 
 def test_a_thousand_stores_leave_nothing_behind(cluster):

@@ -21,9 +21,9 @@ FAR_BOUND = 32
 @pytest.mark.parametrize(
     "transport,share,least,most",
     [
-        # Once, and one rank that came too late to copy and fetched for itself.
+        # Once, and ranks that came too late to copy and fetched for themselves.
         ("tcp", "auto", 1, 2),
-        ("shm", "on", 1, 2),
+        ("shm", "on", 1, 4),
         ("shm", "off", READERS, READERS),
     ],
 )
