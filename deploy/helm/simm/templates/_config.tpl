@@ -2,7 +2,10 @@
 listen: {{ include "simm.listen" (dict "top" . "port" .Values.manager.ports.grpc) | quote }}
 http: {{ include "simm.listen" (dict "top" . "port" .Values.manager.ports.http) | quote }}
 {{- if .Values.manager.etcd.endpoints }}
-etcd: {{ .Values.manager.etcd.endpoints | toJson }}
+etcd:
+{{- range .Values.manager.etcd.endpoints }}
+  - {{ . }}
+{{- end }}
 etcd-prefix: {{ .Values.manager.etcd.prefix | default (printf "/simm/%s/%s" .Release.Namespace (include "simm.fullname" .)) }}
 {{- else }}
 state: /var/lib/simm
@@ -16,7 +19,10 @@ log-json: {{ .Values.log.json }}
 
 {{- define "simm.dataserverConfig" -}}
 {{- $server := .Values.dataserver -}}
-manager: {{ splitList "," (include "simm.managers" .) | toJson }}
+manager:
+{{- range splitList "," (include "simm.managers" .) }}
+  - {{ . }}
+{{- end }}
 memory: {{ include "simm.size" $server.memory }}
 mean-value: {{ include "simm.size" $server.meanValue }}
 listen: {{ include "simm.listen" (dict "top" . "port" $server.ports.grpc) | quote }}

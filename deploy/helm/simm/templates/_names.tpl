@@ -70,6 +70,10 @@ annotations:
 {{- if hasPrefix "sha256:" $tag }}@{{ else }}:{{ end }}{{ $tag -}}
 {{- end -}}
 
+{{- define "simm.domain" -}}
+{{- printf "%s.svc.%s" .Release.Namespace .Values.clusterDomain -}}
+{{- end -}}
+
 {{- define "simm.listen" -}}
 {{- printf "%s:%d" .top.Values.listenHost (int .port) -}}
 {{- end -}}
@@ -78,7 +82,7 @@ annotations:
 a client goes on with the next one by itself. */}}
 {{- define "simm.managers" -}}
 {{- $name := printf "%s-manager" (include "simm.fullname" .) -}}
-{{- $end := printf "%s.svc.%s:%d" .Release.Namespace .Values.clusterDomain (int .Values.manager.ports.grpc) -}}
+{{- $end := printf "%s:%d" (include "simm.domain" .) (int .Values.manager.ports.grpc) -}}
 {{- if eq (int .Values.manager.replicas) 1 -}}
 {{- printf "%s.%s" $name $end -}}
 {{- else -}}
