@@ -93,10 +93,7 @@ class Cluster(Processes):
         self.http |= {n: f"127.0.0.1:{p[2]}" for n, p in self._ports.items()}
 
     def __enter__(self):
-        self.start(
-            "manager", self.bin_dir / "simm-manager", "--listen", self.manager,
-            "--http", self.http["manager"], "--state", self.folder / "state",
-        )  # fmt: skip
+        self.start_manager()
         for name in self.names:
             self.start_server(name)
         try:
@@ -106,6 +103,12 @@ class Cluster(Processes):
             self.__exit__()
             raise
         return self
+
+    def start_manager(self):
+        self.start(
+            "manager", self.bin_dir / "simm-manager", "--listen", self.manager,
+            "--http", self.http["manager"], "--state", self.folder / "state",
+        )  # fmt: skip
 
     def start_server(self, name: str):
         grpc, data, http = self._ports[name]
