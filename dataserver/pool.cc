@@ -1,6 +1,7 @@
 #include "dataserver/pool.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <utility>
 #include <vector>
@@ -332,6 +333,20 @@ uint64_t Pool::DropShards(const std::function<bool(uint32_t shard)>& owned, uint
   uint64_t dropped = 0;
   return DropSome(cursor, &dropped,
                   [&](const protocol::Slot& slot) { return !owned(ShardOf(slot.fingerprint())); });
+}
+
+uint64_t Pool::BindTo(const Id128& cluster) {
+  const uint64_t word = std::max<uint64_t>(
+      1, Xxh3_64({reinterpret_cast<const std::byte*>(&cluster), sizeof cluster}));
+  auto* const block = reinterpret_cast<protocol::Superblock*>(core_->files->index().data());
+  const std::atomic_ref<uint64_t> bound(block->cluster_word);
+  uint64_t dropped = 0;
+  if (bound.load() != 0 && bound.load() != word) {
+    for (uint64_t cursor = 0; cursor != UINT64_MAX;)
+      cursor = DropSome(cursor, &dropped, [](const protocol::Slot&) { return true; });
+  }
+  bound.store(word);
+  return dropped;
 }
 
 uint64_t Pool::DropNamespace(NamespaceId ns, uint64_t cursor, uint64_t* dropped) {

@@ -161,6 +161,9 @@ class Pool {
   MutableByteSpan lease_memory() const;  // of the lease records in the index; not the pool's to use
   // How this start went; does not change.
   const PoolRecovery& recovery() const;
+  // The entries are those of this cluster from here on: drops all if they are another's, before it
+  // returns; how many.
+  uint64_t BindTo(const Id128& cluster);
   // What was found granted; for whoever keeps the leases, once.
   std::vector<AdoptedGrant> TakeAdopted();
   // Nothing that the server before this one was asked for over a network can still be written.

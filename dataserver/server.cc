@@ -214,6 +214,9 @@ void Server::Stop(Duration grace) {
 void Server::OnTable(std::shared_ptr<const RouteTable> table) {
   SIMM_LOG_INFO("map {} in force, {} shards here", ToString(table->version()),
                 table->ShardsOf(self_.load()));
+  if (const uint64_t dropped = pool_->BindTo(table->version().cluster); dropped > 0) {
+    SIMM_LOG_WARN("the pool held {} entries of another cluster: they are dropped", dropped);
+  }
   map_.Set(table);
   board_.Publish(std::move(table));
   if (registrar_) registrar_->HeartbeatSoon();
@@ -257,7 +260,10 @@ void Server::HousekeepLoop() {
     if (stopping_.load()) return;
     const auto table = map_.Get();
     const ServerId self = self_.load();
-    if (table == nullptr || self == kNoServer || table->FindServer(self) == nullptr) continue;
+    // Of this very start: an older map may say what was given away while this server was down.
+    const ServerRecord* const own =
+        table == nullptr || self == kNoServer ? nullptr : table->FindServer(self);
+    if (own == nullptr || own->boot_id != boot_id_) continue;
     for (uint64_t cursor = 0; cursor != UINT64_MAX && !stopping_.load();) {
       cursor = pool_->DropShards([&](uint32_t shard) { return OwnsAnyShard(*table, self, shard); },
                                  cursor);

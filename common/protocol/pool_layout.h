@@ -133,6 +133,7 @@ struct Superblock {
   uint32_t crc = 0;  // of all before
   // CRC-32C << 32 | incarnation: raised by one store, so that a kill leaves the old or the new one.
   uint64_t incarnation_word = 0;
+  uint64_t cluster_word = 0;  // hash of the id of the cluster whose entries these are; 0: none yet
 
   uint32_t ComputeCrc() const {
     return Crc32c({reinterpret_cast<const std::byte*>(this), offsetof(Superblock, crc)});

@@ -335,8 +335,8 @@ TEST_F(PoolRecoveryTest, TheOldestPutsAreEvictedFirst) {
   Reopen();
   PutKeys(100, 150);
   Reopen();
-  for (int i = 150; pool_->Counters().evictions[0] < 50; ++i)
-    ASSERT_EQ(Put(*pool_, "key" + std::to_string(i), kBytes), Code::kOk);
+  for (int i = 150; i < 2000 && pool_->Counters().inline_evictions < 60; ++i)
+    ASSERT_EQ(Put(*pool_, "key" + std::to_string(i), 4096), Code::kOk);
   int gone = 0;
   for (int i = 0; i < 100; ++i) gone += Get(*pool_, "key" + std::to_string(i)) == Code::kMiss;
   EXPECT_GE(gone, 50);
