@@ -202,7 +202,8 @@ std::shared_ptr<Peer> Engine::PeerFor(const ServerRecord& record) {
                                     .tasks = tasks_,
                                     .stats = stats_,
                                     .client_name = client_name_,
-                                    .max_lanes = options_.max_lanes_per_server};
+                                    .max_lanes = options_.max_lanes_per_server,
+                                    .lost = old ? old->lost_lanes() : nullptr};
       for (const auto& transport : one_sided_) environment.one_sided.push_back(transport.get());
       entry = std::make_shared<Peer>(environment, record, table->version().cluster);
     }

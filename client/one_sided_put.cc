@@ -241,6 +241,7 @@ void OneSidedPut::WriteHead(const Value& value, std::byte* head) const {
 ByteSpan OneSidedPut::Commit(const Value& value, protocol::MessageBuffer& buffer) const {
   protocol::CommitRequest message;
   message.mode = shape_.replace ? 1 : 0;
+  message.ttl_ms = shape_.ttl_ms;
   message.namespace_id = shape_.namespace_id;
   message.value_bytes = static_cast<uint32_t>(value.item->size);
   message.depth = value.item->depth;

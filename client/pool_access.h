@@ -70,7 +70,8 @@ struct PoolAccess {
   // that lie elsewhere.
   transport::Transport* registrar = nullptr;
   BouncePool* bounce = nullptr;
-  std::shared_ptr<LostLanes> lost;  // of the same start of the server; may be missing
+  // To this server, earlier starts included: a warm one knows what they held. May be missing.
+  std::shared_ptr<LostLanes> lost;
 
   // Values of one step of a batch of gets at most, in bytes. Over shared memory, where a step costs
   // next to nothing, few enough that what was just copied is hashed while it is in the cache.

@@ -60,14 +60,15 @@ class LeaseRecordsTest : public testing::Test {
 };
 
 TEST_F(LeaseRecordsTest, AGrantIsRecordedUntilItsCommitReturnOrEnd) {
-  const uint64_t lease = Lease({.lane = 1, .process = nullptr, .session = 77}, 5);
+  const uint64_t lease = Lease({.lane = 1, .process = nullptr, .session = 77, .tag = 9}, 5);
   EXPECT_EQ(Recorded(), (std::set<uint64_t>{1, 2, 3, 4, 5}));
   const auto records = LeaseRecords::Read(area_);
   EXPECT_EQ(records[0].session, 77u);
-  EXPECT_EQ(records[0].lane, 1u);
+  EXPECT_EQ(records[0].lane_tag, 9u);
   EXPECT_EQ(records[0].offset, records[0].generation * kMiB);
   EXPECT_EQ(records[0].bytes, kMiB);
-  EXPECT_EQ(records[0].owner_pid, 0u) << "it can be cut off";
+  EXPECT_EQ(records[0].owner_pid, 0u);
+  EXPECT_EQ(records[0].flags, 0u) << "it can be cut off";
   ASSERT_EQ(table_.Take(1, lease, 2, 2 * kMiB, now_, &taken_), Held::kHeld);
   EXPECT_EQ(Recorded(), (std::set<uint64_t>{1, 3, 4, 5}));
   const protocol::LeaseRange range = {4 * kMiB, 4, kMiB, 2};
@@ -85,6 +86,8 @@ TEST_F(LeaseRecordsTest, WhatADeadLaneLeftBehindNamesItsProcessUntilThatHasEnded
   ASSERT_THAT(records, SizeIs(3));
   EXPECT_EQ(records[0].owner_pid, 4711u);
   EXPECT_EQ(records[0].owner_start_time, 123456u);
+  EXPECT_EQ(records[0].flags, protocol::kLeaseOfMapping);
+  EXPECT_NE(records[0].owner_namespace, 0u);
   process->ended = true;
   EXPECT_THAT(table_.TakeEnded(), SizeIs(3));
   EXPECT_THAT(Recorded(), IsEmpty());
