@@ -10,8 +10,7 @@
 namespace simm::manager {
 namespace {
 
-constexpr uint64_t kMaxWeight = 1ULL << 56;  // 64 PiB; a sum of kMaxServers of them fits 128 bits
-constexpr size_t kMaxTextBytes = 128;        // of zone and version
+constexpr size_t kMaxTextBytes = 128;  // of zone and version
 
 Status Invalid(const std::string& what) { return Status(Code::kInvalidArgument, what); }
 
@@ -84,16 +83,6 @@ std::string_view RegistrationName(Registration outcome) {
   return "unknown";
 }
 
-DurableState NewCluster(const Id128& cluster) {
-  DurableState state;
-  state.map.version = {cluster, 1, 1};
-  state.map.replicas = 1;
-  state.map.namespaces.emplace_back(NamespaceId{0}, "default");
-  state.map.owners.resize(limits::kShards);
-  state.homes.assign(limits::kShards, kNoServer);
-  return state;
-}
-
 Membership::Membership(MembershipOptions options, DurableState state, Instant now)
     : options_(options),
       state_(std::move(state)),
@@ -129,7 +118,7 @@ Status Membership::CheckRequest(const rpc::RegisterRequest& request) const {
   SIMM_RETURN_IF_ERROR(CheckText(request.version, "the version", 0, kMaxTextBytes));
   SIMM_RETURN_IF_ERROR(CheckPeerAddress(request.control_address, "the control address"));
   SIMM_RETURN_IF_ERROR(CheckPeerAddress(request.data_address, "the data address"));
-  if (request.weight == 0 || request.weight > kMaxWeight) {
+  if (request.weight == 0 || request.weight > limits::kMaxServerWeight) {
     return Invalid("the weight (bytes of the pool) must be 1 to 2^56");
   }
   if (request.pool_id.IsZero()) return Invalid("the pool id is missing");

@@ -167,6 +167,18 @@ Status ManagerService::RemoveNode(const std::string& name) {
   return result;
 }
 
+Status ManagerService::ReportMap(std::shared_ptr<const RouteTable>) {
+  return Status(Code::kFailedPrecondition, "this manager has asked nobody for a map");
+}
+
+Result<rpc::DrainReply> ManagerService::DrainNode(const std::string&, bool) {
+  return Status(Code::kFailedPrecondition, "this manager cannot drain servers yet");
+}
+
+Result<std::vector<rpc::Event>> ManagerService::ListEvents(uint64_t, uint32_t) {
+  return std::vector<rpc::Event>();
+}
+
 Status ManagerService::Ready() const {
   MutexLock lock(mutex_);
   return store_error_;

@@ -43,6 +43,10 @@ class ManagerService final : public rpc::ManagerHandler {
   Result<rpc::ClusterStatus> GetStatus() override;
   Result<NamespaceId> CreateNamespace(const std::string& name) override;
   Status RemoveNode(const std::string& name) override;
+  Status ReportMap(std::shared_ptr<const RouteTable> table) override;
+  Result<rpc::DrainReply> DrainNode(const std::string& name, bool undrain) override;
+  Result<std::vector<rpc::Event>> ListEvents(uint64_t after, uint32_t newest) override;
+  std::string LeaderElsewhere() const override { return {}; }
 
   // OK, or why this manager cannot do its work: for /readyz.
   Status Ready() const;

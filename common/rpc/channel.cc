@@ -122,10 +122,11 @@ std::shared_ptr<grpc::Channel> SharedChannel(const std::string& address) {
   return shared;
 }
 
-grpc::Status ToGrpc(const Status& status) {
+grpc::Status ToGrpc(const Status& status, const std::string& leader) {
   if (status.ok()) return grpc::Status::OK;
   v1::ErrorDetail detail;
   detail.set_code(static_cast<uint32_t>(status.code()));
+  if (!leader.empty()) detail.set_leader(leader);
   return grpc::Status(GrpcCodeOf(status.code()), status.message(), detail.SerializeAsString());
 }
 
@@ -137,6 +138,12 @@ Status FromGrpc(const grpc::Status& status, const std::string& peer) {
     return Status(static_cast<Code>(detail.code()), status.error_message());
   }
   return Status(CodeOfGrpc(status.error_code()), peer + ": " + status.error_message());
+}
+
+std::string LeaderOf(const grpc::Status& status) {
+  v1::ErrorDetail detail;
+  if (status.error_details().empty() || !detail.ParseFromString(status.error_details())) return {};
+  return detail.leader();
 }
 
 void RouteLibraryLogs() {
