@@ -71,6 +71,7 @@ class EmbeddedCluster {
   EmbeddedOptions options_;
   std::string folder_;
   Program manager_;
+  bool manager_started_ = false;
   std::vector<Program> servers_;
 };
 

@@ -29,6 +29,7 @@ struct Settings {
   std::chrono::milliseconds heartbeat = limits::kHeartbeat;
   std::chrono::milliseconds suspect = limits::kSuspectAfter;
   std::chrono::milliseconds dead = limits::kDeadAfter;
+  bool new_cluster = false;
   std::string log_level = "info";
   bool log_json = false;
   std::string ready_file;
@@ -40,6 +41,8 @@ config::ConfigSpec SpecOf(Settings& settings) {
   spec.ListenAddress("listen", &settings.listen, false, "where data servers and clients call");
   spec.ListenAddress("http", &settings.http, true, "where /metrics, /healthz and /readyz are");
   spec.String("state", &settings.state, "directory of the durable state");
+  spec.Bool("new-cluster", &settings.new_cluster,
+            "with an empty --state: begin at once, do not wait for maps that data servers hold");
   spec.DurationMs("heartbeat-ms", &settings.heartbeat, 10ms, 60s, "how often data servers report");
   spec.DurationMs("suspect-ms", &settings.suspect, 30ms, 10min,
                   "silence after which a name may be taken over");
@@ -70,6 +73,7 @@ Status Run(const Settings& settings) {
   ManagerService::Options options;
   options.membership = {settings.heartbeat, settings.suspect, settings.dead};
   options.version = kVersion;
+  options.new_cluster = settings.new_cluster;
   Result<std::unique_ptr<ManagerService>> service = ManagerService::Start(
       std::move(options), *store.value(), MonotonicClock::Get(), board, registry);
   if (!service.ok()) return service.status();
@@ -93,6 +97,7 @@ Status Run(const Settings& settings) {
     metrics::HttpOptions http_options;
     http_options.address = settings.http;
     http_options.ready = [&service] { return service.value()->Ready(); };
+    http_options.note = [&service] { return service.value()->Note(); };
     auto started = metrics::HttpServer::Start(http_options, registry);
     if (!started.ok()) return started.status();
     http = *std::move(started);

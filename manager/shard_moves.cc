@@ -1,9 +1,12 @@
 #include "manager/shard_moves.h"
 
 #include <unordered_map>
+#include <unordered_set>
+#include <utility>
 
 #include "common/base/check.h"
 #include "common/base/limits.h"
+#include "manager/placement.h"
 
 namespace simm::manager {
 namespace {
@@ -71,6 +74,32 @@ std::vector<ShardOwner> NextRows(std::span<const ShardOwner> before,
     }
   }
   return rows;
+}
+
+void PlaceShards(const DurableState& from, std::span<const uint32_t> pulled, DurableState& next) {
+  std::unordered_set<ServerId> takers;
+  for (const ServerState wanted : {ServerState::kAlive, ServerState::kDraining}) {
+    if (!takers.empty()) break;
+    for (const ServerRecord& server : next.map.servers) {
+      if (server.state == wanted) takers.insert(server.id);
+    }
+  }
+  std::vector<PlacementServer> servers;
+  for (const ServerRecord& server : next.map.servers) {
+    servers.push_back({server.id, server.weight, takers.contains(server.id)});
+  }
+  Placement current{from.homes, {}};
+  current.owners.reserve(limits::kShards);
+  for (const ShardOwner& owner : from.map.owners) {
+    // Of an owner that is gone before it had pulled, the source has what there is.
+    const bool to_source = owner.source != kNoServer && !takers.contains(owner.server) &&
+                           takers.contains(owner.source);
+    current.owners.push_back(to_source ? owner.source : owner.server);
+  }
+  Placement placed = Place(current, servers);
+  next.map.owners =
+      NextRows(from.map.owners, from.map.servers, next.map.servers, placed.owners, pulled);
+  next.homes = std::move(placed.homes);
 }
 
 }  // namespace simm::manager

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "common/routing/route_table.h"
+#include "manager/durable_state.h"
 
 namespace simm::manager {
 
@@ -23,5 +24,10 @@ std::vector<ShardOwner> NextRows(std::span<const ShardOwner> before,
                                  std::span<const ServerRecord> servers,
                                  std::span<const ServerId> owners,
                                  std::span<const uint32_t> pulled);
+
+// Gives `next`, whose servers are those of the next map, its homes and rows: places the shards of
+// `from` anew among the servers that are alive and not draining, then NextRows. With nobody but
+// draining servers left those hold the shards.
+void PlaceShards(const DurableState& from, std::span<const uint32_t> pulled, DurableState& next);
 
 }  // namespace simm::manager
