@@ -93,6 +93,9 @@ Status EmbeddedCluster::StartManager() {
                                    OrAnyPort(manager_.ready.http),
                                    "--state",
                                    folder_ + "/manager"};
+  // Whose state is lost later is to learn it from the servers, not to begin a new cluster.
+  if (!manager_started_ || options_.always_new_cluster) argv.emplace_back("--new-cluster");
+  manager_started_ = true;
   argv.insert(argv.end(), options_.manager_flags.begin(), options_.manager_flags.end());
   return Launch("manager", std::move(argv), &manager_);
 }
