@@ -47,7 +47,7 @@ class LiveCluster(Cluster):
         listen = self._ready.get("manager", {}).get("listen", "127.0.0.1:0")
         self._start(
             "manager", "simm-manager", "--listen", listen, "--http", "off",
-            "--state", str(Path(self._folder.name, "state")),
+            "--state", str(Path(self._folder.name, "state")), "--new-cluster",
             "--heartbeat-ms", "100", "--suspect-ms", "500", "--dead-ms", str(self._dead_ms),
         )  # fmt: skip
 

@@ -286,16 +286,17 @@ def check_a_server_killed_in_between(cluster):
         for call in (backend.batch_get_v1, backend.batch_set_v1):
             start = time.monotonic()
             assert not any(call(names, indices))
-            assert time.monotonic() - start <= backend.config.set_deadline_s + 0.05
-        wait_until(lambda: backend.counters()["breaker_opened"] > 0, 2, "the breaker")
-        start = time.monotonic()
+            assert time.monotonic() - start <= backend.config.set_deadline_s + 5, "no deadline"
+        wait_until(lambda: backend.counters()["breaker_opened"] > 0, 30, "the breaker")
+        refused = backend.counters()["calls_refused"]
         assert backend.batch_exists(names) == 0
         assert not any(backend.batch_get_v1(names, indices))
         assert not any(backend.batch_set_v1(names, indices))
-        assert time.monotonic() - start <= 0.030, "calls wait although nobody answers"
+        refused = backend.counters()["calls_refused"] - refused
+        assert refused == 3, "calls ask although nobody answers"
         for index in range(2):
             cluster.start_server(index)
-        wait_until(lambda: all(backend.batch_set_v1(names, indices)), 10, "the recovery")
+        wait_until(lambda: all(backend.batch_set_v1(names, indices)), 60, "the recovery")
         target = HostPool().empty()
         reader = trial.backend(target, "killed")
         assert all(reader.batch_get_v1(names, indices))

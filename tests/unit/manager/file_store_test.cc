@@ -136,12 +136,12 @@ TEST_F(FileStoreTest, DamageIsNoticedAndTheMendIsNamed) {
 
 TEST_F(FileStoreTest, ANewerFormatIsNoDamage) {
   std::string bytes = EncodeState(Sample(1));
-  bytes[12] = 2;
+  bytes[12] = 3;
   const uint32_t crc = Crc32c(AsBytes(std::string_view(bytes).substr(12)));
   std::memcpy(bytes.data() + 8, &crc, sizeof crc);
   Result<DurableState> decoded = DecodeState(bytes);
   EXPECT_EQ(decoded.code(), Code::kFailedPrecondition);
-  EXPECT_NE(decoded.status().message().find("format 2"), std::string::npos);
+  EXPECT_NE(decoded.status().message().find("format 3"), std::string::npos);
 }
 
 TEST_F(FileStoreTest, ASecondManagerIsRefused) {
@@ -187,7 +187,7 @@ TEST_F(FileStoreTest, AFullDiskKeepsTheOldState) {
 }
 
 TEST_F(FileStoreTest, AFullFileSystemKeepsTheOldState) {
-  const std::string options = "size=1200k";  // room for one state file of 0.8 MB, not for two
+  const std::string options = "size=100k";  // room for one state file of 66 KB, not for two
   if (mount("tmpfs", directory_.c_str(), "tmpfs", 0, options.c_str()) != 0) {
     GTEST_SKIP() << "may not mount a small tmpfs here; AFullDiskKeepsTheOldState stands in";
   }
