@@ -93,8 +93,8 @@ Status EmbeddedCluster::StartManager() {
                                    OrAnyPort(manager_.ready.http),
                                    "--state",
                                    folder_ + "/manager"};
-  // A manager whose state is lost is a test's own: it must not take that for a new cluster.
-  if (!manager_started_) argv.emplace_back("--new-cluster");
+  // Whose state is lost later is to learn it from the servers, not to begin a new cluster.
+  if (!manager_started_ || options_.always_new_cluster) argv.emplace_back("--new-cluster");
   manager_started_ = true;
   argv.insert(argv.end(), options_.manager_flags.begin(), options_.manager_flags.end());
   return Launch("manager", std::move(argv), &manager_);

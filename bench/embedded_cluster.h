@@ -16,6 +16,8 @@ struct EmbeddedOptions {
   uint32_t servers = 1;
   uint64_t memory_bytes = 1ULL << 30;  // of each data server
   uint64_t mean_value_bytes = 16 << 10;
+  // A manager that finds no state begins a new cluster at its first start only; here: at each.
+  bool always_new_cluster = false;
   std::vector<std::string> manager_flags;  // added to the command lines
   std::vector<std::string> server_flags;
   std::chrono::milliseconds start_timeout{60'000};

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian 12 packages that are named below and missing; with --clang also those of the
 # clang lanes, with --rdma those of the virtual machine in which RDMA is tested, with --python those
-# of the Python package and its tests.
-# Usage: deploy/install_packages.sh [--clang] [--rdma] [--python]
+# of the Python package and its tests, with --etcd that of the tests with several managers.
+# Usage: deploy/install_packages.sh [--clang] [--rdma] [--python] [--etcd]
 set -euo pipefail
 
 packages=(
@@ -15,13 +15,14 @@ packages=(
 for flag in "$@"; do
   case "$flag" in
     --python) packages+=(python3-dev python3-venv python3-numpy python3-torch) ;;
+    --etcd) packages+=(etcd-server) ;;
     --clang) packages+=(clang libclang-rt-14-dev) ;;
     --rdma)
       packages+=(ibverbs-providers qemu-system-x86 busybox-static kmod cpio xz-utils iproute2
         binutils perftest)
       ;;
     *)
-      echo "Usage: deploy/install_packages.sh [--clang] [--rdma] [--python]" >&2
+      echo "Usage: deploy/install_packages.sh [--clang] [--rdma] [--python] [--etcd]" >&2
       exit 2
       ;;
   esac

@@ -10,6 +10,7 @@ release     | 18 | gcc build of everything; unit, contract and rpc tests
 headers     | 8  | every header compiles alone
 sim         | 4  | the pure core under thousands of seeds
 cluster     | 8  | real processes on loopback: start order, kill -9, bad input on each port
+etcd        | 4  | three managers on three members of etcd: election, fail-over, fencing
 bench-smoke | 2  | each command of simm-bench for a second, its JSON checked
 trace       | 3  | the main job: the conversation trace on 10 % of its blocks, every byte checked
 sglang      | 10 | simm.sglang on the files of SGLang itself (PyPI), with real processes
@@ -80,6 +81,12 @@ lane_sim() {
 lane_cluster() {
   build_release
   run_ctest build -L '^cluster$'
+}
+
+lane_etcd() {
+  build_release
+  # Without etcd's program the tests only say so; here that is a failure.
+  SIMM_REQUIRE_ETCD=1 run_ctest build -L '^etcd$'
 }
 
 lane_asan() {
@@ -219,6 +226,7 @@ install_packages() {
   for lane in "$@"; do
     if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags+=(--clang); fi
     if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
+    if [[ "$lane" == etcd ]]; then flags+=(--etcd); fi
     if [[ "$lane" == python || "$lane" == sglang ]]; then flags+=(--python); fi
   done
   deploy/install_packages.sh "${flags[@]}"

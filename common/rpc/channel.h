@@ -20,7 +20,8 @@ inline constexpr size_t kMapPieceBytes = 32 << 10;  // of a map that is reported
 
 // A channel to "host:port". Not connected yet; connects on the first call, gives an attempt 1 s,
 // and tries again 50 to 500 ms after a failure. No proxy from the environment.
-std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address);
+std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address,
+                                           int max_request_bytes = kMaxRequestBytes);
 
 // Channels of this process by address, kept while somebody uses them or was using them lately.
 std::shared_ptr<grpc::Channel> SharedChannel(const std::string& address);
