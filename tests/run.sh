@@ -187,15 +187,20 @@ lane_images() {
   SIMM_IMAGES_CCACHE="$cache" build-images/venv/bin/pytest -v --durations=5 tests/deploy/images
 }
 
-lane_quickstart() {
-  deploy/quickstart.sh --small
-  # Again, and left running; what it says one can do then is done.
+# keep_cluster: leaves quickstart's running until the lane ends, and does what it says one can do.
+keep_cluster() {
   local said
   said="$(deploy/quickstart.sh --small --keep)"
   printf '%s\n' "$said"
   trap 'deploy/quickstart.sh --stop' EXIT
   SIMM_CLUSTER_MANAGER="$(sed -n 's/.*export SIMM_CLUSTER_MANAGER=//p' <<<"$said")"
   export SIMM_CLUSTER_MANAGER
+}
+
+lane_quickstart() {
+  deploy/quickstart.sh --small
+  # Again, and left running.
+  keep_cluster
   echo hello | build/bin/simmctl put greeting -
   test "$(build/bin/simmctl get greeting)" = hello
   trap - EXIT
@@ -243,11 +248,23 @@ lane_sglang() {
       touch "$path/complete"
     fi
     echo "sglang: release $release"
-    # The command of the README, as a user runs it.
+    # As a user runs it who has no cluster yet.
     SIMM_SGLANG_PATH="$path" "$venv/bin/python" client/python/tests/test_hicache_simm.py
     if [[ "$release" == "$sglang_oldest" ]]; then continue; fi
     SIMM_SGLANG_PATH="$path" "$venv/bin/pytest" -v --durations=5 client/python/tests/test_sglang_*
   done
+  # The command of the README, as a user runs it: on a cluster that is there, by the environment.
+  keep_cluster
+  local python="$PWD/$venv/bin/python" said
+  for release in "$sglang_oldest" "${sglang_releases[@]}"; do
+    said="$(cd client/python/tests && SIMM_SGLANG_PATH="$OLDPWD/build-python/sglang-$release" \
+      SIMM_CLUSTER_MANAGER="$SIMM_CLUSTER_MANAGER" "$python" test_hicache_simm.py)"
+    printf '%s\n' "$said"
+    grep -qF "Cluster: $SIMM_CLUSTER_MANAGER." <<<"$said"
+    grep -qx "  the environment alone: ok" <<<"$said"
+  done
+  trap - EXIT
+  deploy/quickstart.sh --stop | grep -x Stopped.
 }
 
 lane_bench-smoke() {

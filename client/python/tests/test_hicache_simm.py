@@ -126,15 +126,17 @@ def names_of(pages, salt=""):
 
 
 class Trial:
-    """Makes backends for one cluster and cleans up after them."""
+    """Makes backends for one cluster and cleans up after them. No manager: the environment's."""
 
-    def __init__(self, manager):
+    def __init__(self, manager=""):
         self.manager = manager
         self.backends = []
 
     def backend(self, pool, tag="", more=None, **changes):
         # The same namespaces in each run, since a cluster keeps their names; the keys are new.
-        extra = {"manager_address": self.manager, "extra_backend_tag": f"test-hicache-{tag}"}
+        extra = {"extra_backend_tag": f"test-hicache-{tag}"}
+        if self.manager:
+            extra["manager_address"] = self.manager
         values = dict(
             tp_rank=0, tp_size=1, pp_rank=0, pp_size=1, attn_cp_rank=0, attn_cp_size=1,
             is_mla_model=getattr(pool, "mla", False), enable_storage_metrics=False,
@@ -274,6 +276,18 @@ def check_wrong_lengths(trial):
     assert backend.batch_get_v1(names, indices_of(pool, 5)) == [False] * 4
 
 
+def check_the_environment_alone(trial):
+    """No setting at all but SIMM_CLUSTER_MANAGER."""
+    source, target = HostPool(seed=11), HostPool().empty()
+    names, indices = names_of(3, "alone"), indices_of(source, 3)
+    alone = dict(extra_config={}, model_name="test/hicache-alone")
+    assert trial.backend(source, **alone).batch_set_v1(names, indices) == [True] * 3
+    reader = trial.backend(target, **alone)
+    assert reader.config.manager_address == (os.environ["SIMM_CLUSTER_MANAGER"],)
+    assert reader.batch_get_v1(names, indices) == [True] * 3
+    assert target.content(2) == source.content(2)
+
+
 def check_a_server_killed_in_between(cluster):
     trial = Trial(cluster.manager)
     try:
@@ -324,9 +338,10 @@ def run(say=print):
             )
         else:
             say("SIMM_CLUSTER_MANAGER is not set: a small cluster was started.")
-        trial = Trial(manager or own.manager)
+        trial = Trial("" if manager else own.manager)
+        checks = (*ON_THE_CLUSTER, check_the_environment_alone) if manager else ON_THE_CLUSTER
         try:
-            for check in ON_THE_CLUSTER:
+            for check in checks:
                 check(trial)
                 say(f"  {check.__name__[6:].replace('_', ' ')}: ok")
         finally:
