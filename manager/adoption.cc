@@ -58,7 +58,8 @@ std::optional<MapVersion> Adoption::Chosen(bool reported) const {
   return best->second.newest;
 }
 
-std::optional<DurableState> Adoption::Decide(Instant now, const Id128& fresh) const {
+std::optional<DurableState> Adoption::Decide(Instant now, const Id128& fresh) {
+  if (now - std::exchange(looked_, now) > wait_ / 3) until_ = now + wait_;
   if (now < until_) return std::nullopt;
   if (wait_ == Duration::zero() || offers_.empty()) return NewCluster(fresh);
   const bool enough = now >= until_ + wait_;

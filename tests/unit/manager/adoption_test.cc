@@ -57,6 +57,17 @@ TEST_F(AdoptionTest, WithoutAMapANewClusterBeginsAfterOneDeadTime) {
   EXPECT_EQ(state->map.version, (MapVersion{kFresh, 1, 1}));
 }
 
+TEST_F(AdoptionTest, APausedManagerWaitsAnew) {
+  ASSERT_FALSE(Wait(5s).has_value());
+  clock_.Advance(1h);  // SIGSTOP: the servers had no chance to say what they hold
+  ASSERT_FALSE(adoption_.Decide(clock_.Now(), kFresh).has_value());
+  EXPECT_TRUE(adoption_.Offer("s1", {kCluster, 3, 40}));
+  ASSERT_TRUE(adoption_.Report(*Map(3, 40)).ok());
+  const auto state = Wait(1h);
+  ASSERT_TRUE(state.has_value());
+  EXPECT_EQ(state->map.version.cluster, kCluster);
+}
+
 TEST_F(AdoptionTest, GoesOnFromTheNewestMapAtTheNextTerm) {
   EXPECT_TRUE(adoption_.Offer("s1", {kCluster, 3, 40}));
   EXPECT_TRUE(adoption_.Report(*Map(3, 40)).ok());
