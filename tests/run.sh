@@ -231,7 +231,8 @@ closing_lines() {
   local lines='^(Ran |OK|FAILED|[0-9]+% tests passed|The following tests FAILED|'
   lines+='[[:space:]]+[0-9]+ - '
   lines+='|\[  (PASSED|FAILED) +\]|vm\.sh: |=+ .*(passed|failed).* in '
-  lines+='|Total Test|WARNING|No tests were found|trace:|bench:|quickstart:|sglang: |rdma: |every |✅ )'
+  lines+='|Total Test|WARNING|No tests were found|trace:|bench:|quickstart:|sglang: |rdma: |every |'
+  lines+='✅ )'
   grep -E "$lines" "$1" | tail -n 20 || true
 }
 
