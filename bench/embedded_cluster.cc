@@ -120,6 +120,8 @@ Status EmbeddedCluster::StartServer(size_t index) {
                                    OrAnyPort(before.http),
                                    "--advertise",
                                    "127.0.0.1"};
+  if (!options_.pool_folder.empty())
+    argv.insert(argv.end(), {"--pool", options_.pool_folder + "/" + name});
   argv.insert(argv.end(), options_.server_flags.begin(), options_.server_flags.end());
   return Launch(name, std::move(argv), &servers_[index]);
 }

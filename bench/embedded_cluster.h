@@ -20,6 +20,8 @@ struct EmbeddedOptions {
   bool always_new_cluster = false;
   std::vector<std::string> manager_flags;  // added to the command lines
   std::vector<std::string> server_flags;
+  // Not empty: each data server has its pool in files of this folder, FOLDER/server-<index>.
+  std::string pool_folder;
   std::chrono::milliseconds start_timeout{60'000};
 };
 

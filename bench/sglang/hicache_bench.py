@@ -114,6 +114,10 @@ class Side:
         for names, indices in self.batches(self.names(self.pages)):
             check(all(self.backend.batch_set_v1(names, indices)), "a page was not stored")
 
+    def pages_fetched(self):
+        """From data servers, since the start: as the native client has counted."""
+        return self.backend._link.client.stats()["bytes_read"] // self.page_bytes
+
     def run(self, call, seconds, fresh):
         """Pages a second of `call` over the pool, for about `seconds`. fresh: new names."""
         pages = spent = 0
@@ -215,8 +219,8 @@ def value_of_readers(arguments):
     return sys.exit("--readers needs a model with MLA")
 
 
-def reader(arguments, manager, ready, go, times):
-    """One rank: its own pool, the pages of rank 0."""
+def reader(arguments, manager, ready, go, rounds):
+    """One rank: its own pool, the pages of rank 0. Puts a round's seconds and pages fetched."""
     value_bytes = value_of_readers(arguments)
     side = Side(manager, arguments, value_bytes, True, BATCH_PAGES * value_bytes, arguments.readers)
     names = side.names(side.batch)
@@ -224,8 +228,10 @@ def reader(arguments, manager, ready, go, times):
     check(all(side.backend.batch_get_v1(names, indices)), "a page was missing")  # touches memory
     ready.release()
     for _ in range(arguments.rounds):
+        before = side.pages_fetched()
         go.wait()
-        times.put(read_once(side, names, indices))
+        seconds = read_once(side, names, indices)
+        rounds.put((seconds, side.pages_fetched() - before))
     side.backend.close()
 
 
@@ -239,16 +245,18 @@ def measure_readers(arguments, manager):
     """A model whose pages all ranks read: as many processes at once against one, in turn."""
     value_bytes = value_of_readers(arguments)
     one = Side(manager, arguments, value_bytes, True, BATCH_PAGES * value_bytes)
+    from simm.sglang.slots import FRESH_S  # Side has made sglang importable
+
     one.fill()
     names, indices = one.names(one.batch), one.pools.indices_of(one.pool, one.batch)
     context = multiprocessing.get_context("spawn")
-    ready, go, times = (
+    ready, go, answers = (
         context.Semaphore(0),
         context.Barrier(arguments.readers + 1, timeout=120),
         context.Queue(),
     )
     started = [
-        context.Process(target=reader, args=(arguments, manager, ready, go, times))
+        context.Process(target=reader, args=(arguments, manager, ready, go, answers))
         for _ in range(arguments.readers)
     ]
     for process in started:
@@ -258,19 +266,24 @@ def measure_readers(arguments, manager):
             check(all(process.is_alive() for process in started), "a reader has ended")
     rounds = []
     for _ in range(arguments.rounds):
+        time.sleep(FRESH_S)  # what the round before has shared is of no use to this one
         alone = read_once(one, names, indices)
         go.wait()
-        rounds.append((alone, max(times.get(timeout=120) for _ in started)))
+        seconds, fetched = zip(*(answers.get(timeout=120) for _ in started), strict=True)
+        rounds.append((alone, max(seconds), sum(fetched)))
     for process in started:
         process.join()
     one.backend.close()
+    alone, slowest, fetched = zip(*rounds, strict=True)
     report(
         arguments,
         readers=arguments.readers,
         value_bytes=value_bytes,
-        one_ms=round(statistics.median(alone for alone, _ in rounds) * 1e3, 1),
-        slowest_ms=round(statistics.median(slowest for _, slowest in rounds) * 1e3, 1),
-        times_one=round(statistics.median(slowest / alone for alone, slowest in rounds), 2),
+        one_ms=round(statistics.median(alone) * 1e3, 1),
+        slowest_ms=round(statistics.median(slowest) * 1e3, 1),
+        times_one=round(statistics.median(s / a for a, s, _ in rounds), 2),
+        pages=one.batch,
+        pages_fetched=statistics.median(fetched),
     )
 
 

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 #include <spdlog/spdlog.h>
 
+#include "client/python/copies.h"
 #include "client/python/delivery.h"
 #include "client/python/native_client.h"
 #include "client/python/process.h"
@@ -102,6 +103,8 @@ NB_MODULE(_native, module) {
   module.attr("VERSION") = simm::kVersion;
   module.def("buffer_address", &BufferAddress, "view"_a);
   module.def("set_log_level", &SetLogLevel, "level"_a);
+  module.def("gather", &Gather, "addresses"_a, "sizes"_a, "target"_a);
+  module.def("scatter", &Scatter, "addresses"_a, "sizes"_a, "source"_a);
   nb::module_::import_("atexit").attr("register")(nb::cpp_function(&CloseAll));
   // Objects may outlive the module's teardown at exit; that is no leak.
   nb::set_leak_warnings(false);

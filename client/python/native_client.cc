@@ -1,5 +1,6 @@
 #include "client/python/native_client.h"
 
+#include <mutex>
 #include <set>
 #include <utility>
 
@@ -7,16 +8,42 @@
 #include "client/python/delivery.h"
 #include "client/python/process.h"
 #include "client/python/results.h"
+#include "common/base/gate.h"
 
 namespace nb = nanobind;
 
 namespace simm::python {
+
+// A client that Python has opened, until it is closed: by its object or by the interpreter's exit,
+// whichever comes first, or by both at once.
+struct OpenClient {
+  bool closed = false;  // by the GIL: nothing new begins
+  bool ended = false;   // by the GIL: client is gone
+  Gate gate;            // of methods that use client
+  std::mutex closing;
+  std::unique_ptr<Client> client;
+};
+
 namespace {
 
 // By the GIL.
-std::set<NativeClient*>& Clients() {
-  static auto* const clients = new std::set<NativeClient*>;
+std::set<std::shared_ptr<OpenClient>>& Clients() {
+  static auto* const clients = new std::set<std::shared_ptr<OpenClient>>;
   return *clients;
+}
+
+// With the GIL, which is given up unless there is nothing to end: once the interpreter has gone on
+// with its exit, a thread that gave it up would never get it back.
+void End(OpenClient& open) {
+  open.closed = true;
+  if (open.ended) return;
+  {
+    const GilReleased released;
+    open.gate.CloseAndDrain();
+    const std::lock_guard lock(open.closing);
+    open.client.reset();
+  }
+  open.ended = true;
 }
 
 std::chrono::milliseconds Milliseconds(int64_t ms) { return std::chrono::milliseconds(ms); }
@@ -66,7 +93,8 @@ Done Deliver(std::shared_ptr<Batch> batch, nb::object callback, bool with_bytes)
 // A method's use of the client, with the GIL given up.
 class NativeClient::Use {
  public:
-  explicit Use(NativeClient& owner) : pass_((Check(owner), owner.gate_)), client_(*owner.client_) {}
+  explicit Use(NativeClient& owner)
+      : pass_((Check(owner), owner.open_->gate)), client_(*owner.open_->client) {}
   Client& client() { return client_; }
 
   // Raises ForkError or ClosedError if there is no client to use.
@@ -76,7 +104,7 @@ class NativeClient::Use {
                  "this client was opened before a fork and works in the parent only: open clients "
                  "after the fork, or use multiprocessing's \"spawn\" or \"forkserver\"");
     }
-    if (IsLeaving() || owner.closed_) RaiseNamed("ClosedError", "this client is closed");
+    if (IsLeaving() || owner.open_->closed) RaiseNamed("ClosedError", "this client is closed");
   }
 
  private:
@@ -85,7 +113,7 @@ class NativeClient::Use {
   GilReleased released_;
 };
 
-NativeClient::NativeClient(const ClientOptions& options) {
+NativeClient::NativeClient(const ClientOptions& options) : open_(std::make_shared<OpenClient>()) {
   EnterProcess();
   if (IsLeaving()) RaiseNamed("ClosedError", "the interpreter is exiting");
   Delivery::Get().Start();
@@ -96,27 +124,22 @@ NativeClient::NativeClient(const ClientOptions& options) {
   if (!client.ok()) {
     Raise(static_cast<int>(client.code()), client.status().message().c_str());
   }
-  client_ = std::move(*client);
-  Clients().insert(this);
+  open_->client = std::move(*client);
+  Clients().insert(open_);
 }
 
 NativeClient::~NativeClient() {
-  Clients().erase(this);
+  Clients().erase(open_);
   // The threads that would have to end stayed in the parent; so does all that they share.
   if (IsForked()) {
-    (void)client_.release();
+    (void)open_->client.release();
     return;
   }
   Close();
 }
 
 void NativeClient::Close() {
-  if (IsForked()) return;
-  closed_ = true;
-  const GilReleased released;
-  gate_.CloseAndDrain();
-  const std::lock_guard lock(closing_);
-  client_.reset();
+  if (!IsForked()) End(*open_);
 }
 
 nb::object NativeClient::Put(nb::handle keys, nb::handle addresses, nb::handle sizes,
@@ -307,7 +330,9 @@ nb::dict NativeClient::Locate(nb::handle key) {
 void CloseAll() {
   if (IsForked()) return;
   if (LeaveProcess()) {
-    for (NativeClient* const client : std::set<NativeClient*>(Clients())) client->Close();
+    for (const auto& open : std::set<std::shared_ptr<OpenClient>>(Clients())) End(*open);
+    // Threads that dropped a client meanwhile are on their way back.
+    (void)LeaveProcess();
   }
   Delivery::Get().Stop();
 }

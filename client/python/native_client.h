@@ -3,15 +3,15 @@
 #include <nanobind/nanobind.h>
 
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "client/client.h"
-#include "common/base/gate.h"
 
 namespace simm::python {
+
+struct OpenClient;
 
 // simm._native.NativeClient: a Client for Python. Values are addresses and sizes: whoever calls
 // keeps that memory alive until the call, or the callback, has ended. All methods want the GIL and
@@ -58,10 +58,8 @@ class NativeClient {
   void Start(AsyncKeysCall call, nanobind::handle keys, int64_t deadline_ms,
              nanobind::object callback);
 
-  bool closed_ = false;  // by the GIL
-  Gate gate_;            // of methods that use client_
-  std::mutex closing_;
-  std::unique_ptr<Client> client_;
+  // Shared with CloseAll, which ends clients while other threads drop theirs.
+  std::shared_ptr<OpenClient> open_;
 };
 
 // Ends all clients and the delivery, before the interpreter exits. With the GIL.

@@ -49,9 +49,9 @@ inline constexpr auto kAheadPause = 1s;              // after the server has ref
 inline constexpr auto kLaneTending = 250ms;    // how often an idle lane with leases is looked at
 inline constexpr size_t kMaxLostLanes = 1024;  // that broke and are still to be disowned
 
-inline constexpr uint64_t kSharedWaveBytes = 2ULL << 20;  // the same for gets over shared memory
+inline constexpr uint64_t kSharedWaveBytes = 2ULL << 20;   // the same for gets over shared memory
+inline constexpr uint64_t kHashedBeforeCopy = 1ULL << 20;  // values of a put over shared memory
 inline constexpr size_t kRdmaLanesPerServer = 4;  // queue pairs of one process to one server
-inline constexpr size_t kMaxRdmaLanes = 2048;     // of one process; the longest unused close
 inline constexpr size_t kMaxBounceBuffers = 16;   // of kWaveBytes each
 
 // Data server.

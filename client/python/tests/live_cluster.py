@@ -32,10 +32,13 @@ def wait_until(condition, seconds=10.0, what="it"):
 class LiveCluster(Cluster):
     """A Cluster whose times, memory and mean value are given. Servers go by their number."""
 
-    def __init__(self, servers=2, memory="256MiB", dead_ms=1500, mean_value=MEAN_VALUE):
+    def __init__(
+        self, servers=2, memory="256MiB", dead_ms=1500, mean_value=MEAN_VALUE, host="127.0.0.1"
+    ):
         for name in ("simm-manager", "simm-dataserver", "simmctl"):
             program(name)
-        self._dead_ms, self._mean_value = dead_ms, mean_value
+        self._dead_ms, self._mean_value, self._host = dead_ms, mean_value, host
+        self._any_port = f"[{host}]:0" if ":" in host else f"{host}:0"
         self.servers = list(range(servers))
         super().__init__(servers, memory)
 
@@ -44,7 +47,7 @@ class LiveCluster(Cluster):
         return self.address
 
     def start_manager(self):
-        listen = self._ready.get("manager", {}).get("listen", "127.0.0.1:0")
+        listen = self._ready.get("manager", {}).get("listen", self._any_port)
         self._start(
             "manager", "simm-manager", "--listen", listen, "--http", "off",
             "--state", str(Path(self._folder.name, "state")), "--new-cluster",
@@ -57,9 +60,9 @@ class LiveCluster(Cluster):
         self._start(
             name, "simm-dataserver", "--manager", self.address, "--name", name,
             "--memory", self._memory, "--mean-value", self._mean_value, "--http", "off",
-            "--advertise", "127.0.0.1", "--session-timeout-ms", "2000",
-            "--listen", before.get("listen", "127.0.0.1:0"),
-            "--data-listen", before.get("data_listen", "127.0.0.1:0"),
+            "--advertise", self._host, "--session-timeout-ms", "2000",
+            "--listen", before.get("listen", self._any_port),
+            "--data-listen", before.get("data_listen", self._any_port),
         )  # fmt: skip
 
     def kill_server(self, index):

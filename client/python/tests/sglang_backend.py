@@ -38,6 +38,24 @@ def hashes(count, salt=""):
     return [hashlib.sha256(f"{salt}{i}".encode()).hexdigest() for i in range(count)]
 
 
+class Hands:
+    """The hands of a backend's clock: they move by what a call is said to take, and not else."""
+
+    def __init__(self, backend, cluster):
+        self.now = self.seconds_a_call = 0.0
+        backend._link.transfer._clock = lambda: self.now
+        client = cluster.clients[-1]
+        for name in ("get", "put", "exists"):
+            setattr(client, name, self._taking_time(getattr(client, name)))
+
+    def _taking_time(self, call):
+        def called(*arguments):
+            self.now += self.seconds_a_call
+            return call(*arguments)
+
+        return called
+
+
 @pytest.fixture
 def cluster(monkeypatch):
     """A FakeCluster behind simm._native."""

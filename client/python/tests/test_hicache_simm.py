@@ -126,15 +126,17 @@ def names_of(pages, salt=""):
 
 
 class Trial:
-    """Makes backends for one cluster and cleans up after them."""
+    """Makes backends for one cluster and cleans up after them. No manager: the environment's."""
 
-    def __init__(self, manager):
+    def __init__(self, manager=""):
         self.manager = manager
         self.backends = []
 
     def backend(self, pool, tag="", more=None, **changes):
         # The same namespaces in each run, since a cluster keeps their names; the keys are new.
-        extra = {"manager_address": self.manager, "extra_backend_tag": f"test-hicache-{tag}"}
+        extra = {"extra_backend_tag": f"test-hicache-{tag}"}
+        if self.manager:
+            extra["manager_address"] = self.manager
         values = dict(
             tp_rank=0, tp_size=1, pp_rank=0, pp_size=1, attn_cp_rank=0, attn_cp_size=1,
             is_mla_model=getattr(pool, "mla", False), enable_storage_metrics=False,
@@ -274,6 +276,18 @@ def check_wrong_lengths(trial):
     assert backend.batch_get_v1(names, indices_of(pool, 5)) == [False] * 4
 
 
+def check_the_environment_alone(trial):
+    """No setting at all but SIMM_CLUSTER_MANAGER."""
+    source, target = HostPool(seed=11), HostPool().empty()
+    names, indices = names_of(3, "alone"), indices_of(source, 3)
+    alone = dict(extra_config={}, model_name="test/hicache-alone")
+    assert trial.backend(source, **alone).batch_set_v1(names, indices) == [True] * 3
+    reader = trial.backend(target, **alone)
+    assert reader.config.manager_address == (os.environ["SIMM_CLUSTER_MANAGER"],)
+    assert reader.batch_get_v1(names, indices) == [True] * 3
+    assert target.content(2) == source.content(2)
+
+
 def check_a_server_killed_in_between(cluster):
     trial = Trial(cluster.manager)
     try:
@@ -286,16 +300,17 @@ def check_a_server_killed_in_between(cluster):
         for call in (backend.batch_get_v1, backend.batch_set_v1):
             start = time.monotonic()
             assert not any(call(names, indices))
-            assert time.monotonic() - start <= backend.config.set_deadline_s + 0.05
-        wait_until(lambda: backend.counters()["breaker_opened"] > 0, 2, "the breaker")
-        start = time.monotonic()
+            assert time.monotonic() - start <= backend.config.set_deadline_s + 5, "no deadline"
+        wait_until(lambda: backend.counters()["breaker_opened"] > 0, 30, "the breaker")
+        refused = backend.counters()["calls_refused"]
         assert backend.batch_exists(names) == 0
         assert not any(backend.batch_get_v1(names, indices))
         assert not any(backend.batch_set_v1(names, indices))
-        assert time.monotonic() - start <= 0.030, "calls wait although nobody answers"
+        refused = backend.counters()["calls_refused"] - refused
+        assert refused == 3, "calls ask although nobody answers"
         for index in range(2):
             cluster.start_server(index)
-        wait_until(lambda: all(backend.batch_set_v1(names, indices)), 10, "the recovery")
+        wait_until(lambda: all(backend.batch_set_v1(names, indices)), 60, "the recovery")
         target = HostPool().empty()
         reader = trial.backend(target, "killed")
         assert all(reader.batch_get_v1(names, indices))
@@ -323,9 +338,10 @@ def run(say=print):
             )
         else:
             say("SIMM_CLUSTER_MANAGER is not set: a small cluster was started.")
-        trial = Trial(manager or own.manager)
+        trial = Trial("" if manager else own.manager)
+        checks = (*ON_THE_CLUSTER, check_the_environment_alone) if manager else ON_THE_CLUSTER
         try:
-            for check in ON_THE_CLUSTER:
+            for check in checks:
                 check(trial)
                 say(f"  {check.__name__[6:].replace('_', ' ')}: ok")
         finally:

@@ -191,7 +191,7 @@ def test_other_threads_run_while_a_call_waits():
         thread.join()
         cluster.resume("server-0")
         assert took > 0.4, "the call was not slow: the test shows nothing"
-        assert counted > 100
+        assert counted > 10  # 0 or 1 if the call kept the GIL
         client.close()
 
 

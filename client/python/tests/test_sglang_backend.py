@@ -444,9 +444,7 @@ def test_a_dynamic_backend_needs_interface_v1():
         HiCacheSimm(storage_config({"class_name": "HiCacheSimm"}))
 
 
-def test_stats_are_sglangs_own_and_cost_microseconds(backend_of, cluster):
-    import time
-
+def test_stats_are_sglangs_own_and_ask_nobody(backend_of, cluster):
     from sglang.srt.observability.metrics_collector import StorageMetrics
 
     pool = pools.mla()
@@ -462,10 +460,10 @@ def test_stats_are_sglangs_own_and_cost_microseconds(backend_of, cluster):
     assert len(stats.prefetch_bandwidth) == 1 and len(stats.backup_bandwidth) == 1
     assert 0 < stats.prefetch_bandwidth[0] < 1000
     assert backend.get_stats() == StorageMetrics()
-    start = time.perf_counter()
+    asked = len(cluster.calls)
     for _ in range(1000):
         backend.get_stats()
-    assert time.perf_counter() - start < 0.1  # 100 us each at the very most
+    assert len(cluster.calls) == asked, "the scheduler would wait for the cluster in each round"
     assert backend_of(pool, is_mla_model=True).get_stats() is None
 
 

@@ -1,12 +1,10 @@
 """When the breaker opens, and that a healthy but slow cluster never opens it (a fake one)."""
 
-import time
-
 import fake_native
 import pytest
 import sglang_pools as pools
 from sglang.srt.mem_cache.hicache_storage import PoolName, PoolTransfer
-from sglang_backend import backend_of, cluster, hashes  # noqa: F401
+from sglang_backend import Hands, backend_of, cluster, hashes  # noqa: F401
 from simm.sglang.guards import Breaker, NegativeCache
 from simm.sglang.transfer import Transfer
 
@@ -94,14 +92,13 @@ def test_a_second_pool_left_with_little_time_does_not(backend_of, cluster, what,
 
     def slow(keys, addresses, sizes, deadline_ms):
         """The first call takes most of the time, the second gets nothing in the rest."""
-        seconds = [0.37, deadline_ms / 1000][min(len(asked), 1)]
+        hands.now += [0.37, deadline_ms / 1000][min(len(asked), 1)]
         asked.append(deadline_ms)
-        time.sleep(seconds)
         codes = [CODES["OK" if len(asked) == 1 else late]] * len(keys)
         return (codes, sizes) if what == "batch_get_v2" else codes
 
     asked = []
-    client = cluster.clients[-1]
+    client, hands = cluster.clients[-1], Hands(backend, cluster)
     client.get = client.put = slow
     indices = pools.indices_of(anchor, 4)
     transfers = [
@@ -110,5 +107,5 @@ def test_a_second_pool_left_with_little_time_does_not(backend_of, cluster, what,
     ]
     results = getattr(backend, what)(transfers)
     assert results == {PoolName.KV: [True] * 4, PoolName.SWA: [False] * 4}
-    assert len(asked) == 2 and asked[1] <= 40
+    assert asked == [400, 30]
     assert backend.counters()["breaker_opened"] == 0

@@ -100,7 +100,13 @@ def test_wrong_addresses_are_named(given, says):
         ("max_lanes_per_server", 2.5, "whole number"),
         ("step_bytes", 1, "from 1048576"),
         ("transport", "rdma", "auto, shm, tcp, verbs"),
+        ("transport", ["tcp"], "auto, shm, tcp, verbs"),
         ("verify", "never", "always, sampled, off"),
+        ("share_reads", True, "auto, on, off"),
+        ("deadline_s", float("nan"), "from 0.01 to 60"),
+        ("step_bytes", float("inf"), "whole number"),
+        ("devices", ["a", 7], "mlx5_0"),
+        ("kv_dtype", None, "text"),
         ("devices", 7, "mlx5_0"),
         ("enable_profile", "yes", "true or false"),
         ("extra_backend_tag", 5, "text"),
@@ -119,27 +125,58 @@ def test_wrong_values_are_named_with_what_is_allowed(tmp_path, key, value, allow
             assert part in str(error.value)
 
 
-def test_a_misspelt_key_is_an_error_and_a_foreign_one_a_warning(caplog):
-    with pytest.raises(ConfigError, match="'deadline' ?|did you mean 'deadline_s'"):
-        load({"manager_address": "a:1", "deadlines": 1}, {})
-    load({"manager_address": "a:1", "colour": 1}, {})
-    assert "'colour' is ignored" in caplog.text
+@pytest.mark.parametrize(
+    "key,nearest",
+    [
+        ("deadlines", "deadline_s"),
+        ("manager_adress", "manager_address"),
+        ("colour", ""),
+        ("prefetch_treshold", "prefetch_threshold"),
+        ("hicache_size", ""),
+        (7, ""),
+    ],
+)
+def test_an_unknown_key_is_an_error_that_names_the_nearest(tmp_path, key, nearest):
+    content = {"manager_address": "a:1", key: 1}
+    for extra, environ, source in (
+        (content, {}, "--hicache-storage-backend-extra-config"),
+        ({}, {FILE: written(tmp_path, {str(k): v for k, v in content.items()})}, FILE),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load(extra, environ)
+        assert source in str(error.value) and str(key) in str(error.value)
+        assert "did you mean" in str(error.value) and "step_bytes" in str(error.value)
+        if source != FILE or not nearest.startswith("prefetch"):
+            assert nearest in str(error.value)
+
+
+SGLANGS = {
+    "backend_name": "simm",
+    "module_path": "simm.sglang",
+    "class_name": "HiCacheSimm",
+    "interface_v1": 1,
+    "tp_lcm_size": 8,
+    "prefetch_threshold": 256,
+    "prefetch_timeout_base": 2.0,
+    "prefetch_timeout_per_ki_token": 0.1,
+    "prefetch_timeout_max": 30.0,
+    "hicache_storage_pass_prefix_keys": False,
+}
 
 
 def test_keys_of_sglang_and_of_its_own_simm_backend_are_accepted(caplog):
-    extra = {
-        "manager_address": "a:1",
-        "backend_name": "simm",
-        "module_path": "simm.sglang",
-        "class_name": "HiCacheSimm",
-        "interface_v1": 1,
-        "prefetch_threshold": 256,
-        "hicache_storage_pass_prefix_keys": False,
-        "clnt_threadpool_size": 10,
-        "enable_profile": True,
-    }
-    assert load(extra, {}).enable_profile is True
+    extra = {"manager_address": "a:1", **SGLANGS, "clnt_threadpool_size": 10}
+    assert load({**extra, "enable_profile": True}, {}).enable_profile is True
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("key", SGLANGS)
+def test_keys_of_sglang_do_nothing_in_the_file_and_are_refused_there(tmp_path, key):
+    path = written(tmp_path, {"manager_address": "a:1", key: SGLANGS[key]})
+    with pytest.raises(ConfigError) as error:
+        load({}, {FILE: path})
+    for part in (FILE, path, repr(key), "--hicache-storage-backend-extra-config"):
+        assert part in str(error.value)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '"text"'])

@@ -9,15 +9,16 @@ import fake_native
 import pytest
 import sglang_pools as pools
 from sglang.srt.mem_cache.hicache_storage import PoolName, PoolTransfer
-from sglang_backend import backend_of, cluster, hashes, storage_config  # noqa: F401
+from sglang_backend import Hands, backend_of, cluster, hashes, storage_config  # noqa: F401
 from simm.sglang import HiCacheSimm, nic
 from simm.sglang.guards import NegativeCache, QuietLog
 from simm.sglang.hits import usable_trailing
+from simm.sglang.link import PROBE_KEYS
 
 PAGES = 128
 
 
-def wait_until(condition, seconds=5.0):
+def wait_until(condition, seconds=60.0):
     """Polls: the moment at which another thread is done cannot be waited for otherwise."""
     end = time.monotonic() + seconds
     while not condition():
@@ -61,16 +62,17 @@ def test_a_silent_cluster_costs_one_deadline_and_then_nothing(backend_of, cluste
     cluster.silent = True
     calls = calls_of(backend, pool)
     found, seconds = timed(calls[0][0])
-    assert found == 0 and seconds < 0.3 + 0.05
+    assert found == 0 and seconds < 0.3 + 5
+    assert [(name, ms <= 300) for name, _, ms in cluster.calls[:1]] == [("exists", True)]
     wait_until(lambda: backend.counters()["breaker_opened"] == 1)
+    cluster.calls.clear()
     for call, nothing in calls:
-        found, seconds = timed(call)
-        assert found == nothing
-        assert seconds < 0.010
+        assert call() == nothing
+    # The breaker's own tries aside, nobody was asked.
+    assert {(name, count) for name, count, _ in cluster.calls} <= {("put", PROBE_KEYS)}
+    assert backend.counters()["calls_refused"] == len(calls)
     cluster.silent = False
-    start = time.monotonic()
     wait_until(lambda: backend.batch_set_v1(hashes(4), pools.indices_of(pool, 4)) == [True] * 4)
-    assert time.monotonic() - start < 1.0
     assert backend.batch_exists(hashes(4)) == 4
 
 
@@ -85,7 +87,7 @@ def test_dead_servers_open_the_breaker_with_the_first_set(backend_of, cluster, p
     assert [name for name, _, _ in cluster.calls if name == "get"] == []
     assert made.count("put") == 1
     cluster.dead = False
-    wait_until(lambda: all(backend.batch_set_v1(names, indices)), seconds=1.0)
+    wait_until(lambda: all(backend.batch_set_v1(names, indices)))
 
 
 def test_servers_that_come_after_the_start_are_used(backend_of, cluster, pool):
@@ -94,7 +96,7 @@ def test_servers_that_come_after_the_start_are_used(backend_of, cluster, pool):
     assert backend.counters()["breaker_opened"] == 1
     cluster.dead = False
     names = hashes(4)
-    wait_until(lambda: all(backend.batch_set_v1(names, pools.indices_of(pool, 4))), seconds=1.0)
+    wait_until(lambda: all(backend.batch_set_v1(names, pools.indices_of(pool, 4))))
 
 
 def test_one_page_that_cannot_be_stored_does_not_open_the_breaker(backend_of, cluster, pool):
@@ -177,15 +179,15 @@ def test_the_deadline_is_handed_down_and_shrinks(backend_of, cluster):
     backend = backend_of(pool, {"deadline_s": 0.4, "set_deadline_s": 2.0, "step_bytes": 1 << 20})
     names, indices = hashes(8), pools.indices_of(pool, 8)
     assert all(backend.batch_set_v1(names, indices))
-    assert all(1900 < ms <= 2000 for name, _, ms in cluster.calls if name == "put")
-    cluster.delay_s = 0.15
-    results, seconds = timed(lambda: backend.batch_get_v1(names, indices))
+    assert all(0 < ms <= 2000 for name, _, ms in cluster.calls if name == "put")
+    hands = Hands(backend, cluster)
+    hands.seconds_a_call = 0.15
+    results = backend.batch_get_v1(names, indices)
     deadlines = [ms for name, _, ms in cluster.calls if name == "get"]
-    assert deadlines[0] > deadlines[1] > deadlines[2] and deadlines[0] <= 400
-    assert len(deadlines) == 3 and seconds < 0.6
+    assert deadlines == [400, 250, 100]
     # What was read by then counts; the rest does not, and is not taken as missing.
     assert results == [True] * 6 + [False] * 2
-    cluster.delay_s = 0
+    hands.seconds_a_call = 0
     assert backend.batch_get_v1(names, indices) == [True] * 8
 
 
@@ -199,16 +201,15 @@ def test_several_pools_share_one_deadline(backend_of, cluster, pool):
         PoolTransfer(name=name, host_indices=pools.indices_of(side, 4), keys=names)
         for name in (PoolName.MAMBA, PoolName.SWA)
     ]
-    cluster.delay_s = 0.3
+    Hands(backend, cluster).seconds_a_call = 0.3
     for call in (backend.batch_set_v2, backend.batch_get_v2):
         cluster.calls.clear()
         call(transfers)
-        deadlines = [ms for _, _, ms in cluster.calls]
-        assert deadlines[0] > 450 and deadlines[1] <= 200
+        assert [ms for _, _, ms in cluster.calls] == [500, 200]
 
 
 def test_a_page_that_could_not_be_got_is_missing_for_a_while(backend_of, cluster, pool):
-    backend = backend_of(pool, {"negative_ttl_s": 0.3})
+    backend = backend_of(pool, {"negative_ttl_s": 2})
     names, indices = hashes(8), pools.indices_of(pool, 8)
     assert all(backend.batch_set_v1(names, indices))
     key = next(key for key in cluster.keys(backend.namespace) if names[3] in key)
@@ -221,7 +222,7 @@ def test_a_page_that_could_not_be_got_is_missing_for_a_while(backend_of, cluster
     assert backend.batch_get_v1(names, indices)[:4] == [True, True, True, False]
     assert [keys for name, keys, _ in cluster.calls if name == "get"] == [6]
     cluster.entries[backend.namespace, key] = value
-    wait_until(lambda: backend.batch_exists(names) == 8, seconds=1.0)
+    wait_until(lambda: backend.batch_exists(names) == 8)
 
 
 def test_what_the_deadline_cut_off_is_not_taken_as_missing(backend_of, cluster, pool):
@@ -257,7 +258,7 @@ def test_recovery_forgets_what_was_missing(backend_of, cluster, pool):
     assert backend.batch_get_v1(names, indices) == [False] * 4
     assert backend.batch_set_v1(hashes(4, "new"), indices) == [False] * 4
     cluster.dead = False
-    wait_until(lambda: backend.batch_exists(names) == 4, seconds=1.0)
+    wait_until(lambda: backend.batch_exists(names) == 4)
 
 
 def test_no_thread_stays_behind(backend_of, cluster, pool):

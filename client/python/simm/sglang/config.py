@@ -17,9 +17,21 @@ logger = logging.getLogger("simm.sglang")
 FILE_VARIABLES = ("SGLANG_HICACHE_SIMM_CONFIG_PATH", "DEFAULT_SIMM_CONFIG_PATH_ENV")
 ADDRESS_VARIABLE = "SIMM_CLUSTER_MANAGER"
 
-# Keys that stand in extra_config for SGLang itself.
-OF_SGLANG = {"backend_name", "module_path", "class_name", "interface_v1", "tp_lcm_size"}
-OF_SGLANG_PREFIXES = ("prefetch_", "hicache_")
+# Keys that stand in extra_config for SGLang itself: those of its loader of dynamic backends, which
+# stay there, and those that its tree cache and controller take out, which some releases leave.
+OF_SGLANG = {
+    "backend_name",
+    "module_path",
+    "class_name",
+    "interface_v1",
+    "tp_lcm_size",
+    "prefetch_threshold",
+    "prefetch_timeout_base",
+    "prefetch_timeout_per_ki_token",
+    "prefetch_timeout_max",
+    "hicache_storage_pass_prefix_keys",
+}
+EXTRA_CONFIG = "--hicache-storage-backend-extra-config"
 # Settings of the backend that SGLang ships; one file may serve both. They change nothing here.
 OF_THE_OTHER_BACKEND = {"clnt_threadpool_size"}
 
@@ -85,11 +97,11 @@ def load(extra_config: Mapping[str, Any] | None, environ: Mapping[str, str]) -> 
     if environ.get(ADDRESS_VARIABLE):
         given["manager_address"] = (environ[ADDRESS_VARIABLE], ADDRESS_VARIABLE)
     given.update(_from_file(environ))
-    given.update(_own_keys(extra_config or {}, "--hicache-storage-backend-extra-config"))
+    given.update(_own_keys(extra_config or {}, EXTRA_CONFIG, OF_SGLANG))
     if "manager_address" not in given:
         raise ConfigError(
-            "manager_address is missing: name the cluster's managers in "
-            '--hicache-storage-backend-extra-config (\'{"manager_address": "10.0.0.1:30001"}\'), '
+            f"manager_address is missing: name the cluster's managers in {EXTRA_CONFIG} "
+            '(\'{"manager_address": "10.0.0.1:30001"}\'), '
             f"in the JSON file that {FILE_VARIABLES[0]} names, or in {ADDRESS_VARIABLE}"
         )
     return Config(**{key: _checked(key, value, source) for key, (value, source) in given.items()})
@@ -110,25 +122,31 @@ def _from_file(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
             ) from error
         if not isinstance(content, dict):
             raise ConfigError(f"{variable}={path}: holds {content!r}, not a JSON object")
-        return _own_keys(content, f"{variable}={path}")
+        for key in OF_SGLANG & content.keys():
+            raise ConfigError(
+                f"{variable}={path}: {key!r} is SGLang's own, which does not read this file; "
+                f"it belongs into {EXTRA_CONFIG}"
+            )
+        return _own_keys(content, f"{variable}={path}", set())
     return {}
 
 
-def _own_keys(content: Mapping[str, Any], source: str) -> dict[str, tuple[Any, str]]:
+def _own_keys(
+    content: Mapping[str, Any], source: str, foreign: set[str]
+) -> dict[str, tuple[Any, str]]:
+    """`foreign`: keys that may stand there and are not the backend's."""
     known = [field.name for field in fields(Config)]
     own = {}
     for key, value in content.items():
         if key in known:
             own[key] = (value, source)
-        elif key in OF_SGLANG or str(key).startswith(OF_SGLANG_PREFIXES):
-            continue
         elif key in OF_THE_OTHER_BACKEND:
             logger.info("%s: %s=%r has no effect on simm.sglang", source, key, value)
-        elif close := difflib.get_close_matches(str(key), known, n=1, cutoff=0.75):
-            raise ConfigError(f"{source}: unknown key {key!r}; did you mean {close[0]!r}?")
-        else:
-            logger.warning(
-                "%s: unknown key %r is ignored; simm.sglang knows %s", source, key, ", ".join(known)
+        elif key not in foreign:
+            (close,) = difflib.get_close_matches(str(key), [*known, *foreign], n=1, cutoff=0.0)
+            raise ConfigError(
+                f"{source}: unknown key {key!r}; did you mean {close!r}? "
+                f"simm.sglang knows {', '.join(known)}"
             )
     return own
 

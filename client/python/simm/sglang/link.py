@@ -28,8 +28,15 @@ class Link:
     transfer: Transfer
     values: NamedValues
     shared: SharedReads | None  # only where several ranks read the same
-    _over_tcp: bool = False
+    ranks: int = 1
+    _pays: bool = False
     _roads_seen: float = -ROADS_SECONDS
+
+    def close(self) -> None:
+        """Disconnects and frees what was shared. Idempotent."""
+        if self.shared is not None:
+            self.shared.close()
+        self.client.close()
 
     def probe(self) -> bool:
         """Whether any data server takes a value."""
@@ -43,7 +50,8 @@ class Link:
     def sharing_pays(self, wanted: str) -> bool:
         """Whether a copy from another rank is cheaper than the road to the data servers.
 
-        `wanted`: the setting share_reads.
+        `wanted`: the setting share_reads. Over shared memory it saves checksums and traffic of
+        memory, but makes one wait for another: it pays where ranks wait for processors anyway.
         """
         if self.shared is None or not self.shared.usable:
             return False
@@ -53,8 +61,9 @@ class Link:
         if now - self._roads_seen > ROADS_SECONDS:
             self._roads_seen = now
             roads = [server.get("transport") for server in self.client.servers()]
-            self._over_tcp = "tcp" in roads
-        return self._over_tcp
+            busy = len(os.sched_getaffinity(0)) < self.ranks
+            self._pays = "tcp" in roads or (busy and "shm" in roads)
+        return self._pays
 
 
 def connect(
@@ -90,6 +99,7 @@ def connect(
         Transfer(client, CODES, breaker, negative, config.step_bytes),
         NamedValues(client, CODES),
         SharedReads(namespace) if ranks > 1 else None,
+        ranks,
     )
 
 

@@ -476,7 +476,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
             except Exception as error:
                 logger.warning("memory cannot be deregistered: %s", error)
         self._ranges.clear()
-        link.client.close()
+        link.close()
 
     def _probe(self) -> bool:
         link = self._link
