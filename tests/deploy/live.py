@@ -107,7 +107,7 @@ class Cluster(Processes):
     def start_manager(self):
         self.start(
             "manager", self.bin_dir / "simm-manager", "--listen", self.manager,
-            "--http", self.http["manager"], "--state", self.folder / "state",
+            "--http", self.http["manager"], "--state", self.folder / "state", "--new-cluster",
         )  # fmt: skip
 
     def start_server(self, name: str):
