@@ -156,7 +156,8 @@ def test_programs_start_from_the_images_and_a_value_goes_round(roots, tmp_path):
     with live.Processes(tmp_path) as processes:
         processes.start(
             "manager", *chroot(manager_root, "/usr/bin/simm-manager", "--listen", manager,
-                               "--http", f"127.0.0.1:{ports[1]}", "--state", "/var/lib/simm"),
+                               "--http", f"127.0.0.1:{ports[1]}", "--state", "/var/lib/simm",
+                               "--new-cluster"),
         )  # fmt: skip
         processes.start(
             "server", *chroot(server_root, "/usr/bin/simm-dataserver", "--manager", manager,
