@@ -93,6 +93,9 @@ Status EmbeddedCluster::StartManager() {
                                    OrAnyPort(manager_.ready.http),
                                    "--state",
                                    folder_ + "/manager"};
+  // Whose state is lost later is to learn it from the servers, not to begin a new cluster.
+  if (!manager_started_ || options_.always_new_cluster) argv.emplace_back("--new-cluster");
+  manager_started_ = true;
   argv.insert(argv.end(), options_.manager_flags.begin(), options_.manager_flags.end());
   return Launch("manager", std::move(argv), &manager_);
 }
@@ -117,6 +120,8 @@ Status EmbeddedCluster::StartServer(size_t index) {
                                    OrAnyPort(before.http),
                                    "--advertise",
                                    "127.0.0.1"};
+  if (!options_.pool_folder.empty())
+    argv.insert(argv.end(), {"--pool", options_.pool_folder + "/" + name});
   argv.insert(argv.end(), options_.server_flags.begin(), options_.server_flags.end());
   return Launch(name, std::move(argv), &servers_[index]);
 }

@@ -16,8 +16,12 @@ struct EmbeddedOptions {
   uint32_t servers = 1;
   uint64_t memory_bytes = 1ULL << 30;  // of each data server
   uint64_t mean_value_bytes = 16 << 10;
+  // A manager that finds no state begins a new cluster at its first start only; here: at each.
+  bool always_new_cluster = false;
   std::vector<std::string> manager_flags;  // added to the command lines
   std::vector<std::string> server_flags;
+  // Not empty: each data server has its pool in files of this folder, FOLDER/server-<index>.
+  std::string pool_folder;
   std::chrono::milliseconds start_timeout{60'000};
 };
 
@@ -71,6 +75,7 @@ class EmbeddedCluster {
   EmbeddedOptions options_;
   std::string folder_;
   Program manager_;
+  bool manager_started_ = false;
   std::vector<Program> servers_;
 };
 

@@ -20,4 +20,18 @@ Status Admin::RemoveNode(const std::string& name, std::chrono::milliseconds time
   return (*stub)->RemoveNode(name, timeout);
 }
 
+Result<rpc::DrainReply> Admin::DrainNode(const std::string& name, bool undrain,
+                                         std::chrono::milliseconds timeout) const {
+  auto stub = rpc::ManagerStub::Create(managers_);
+  if (!stub.ok()) return stub.status();
+  return (*stub)->DrainNode(name, undrain, timeout);
+}
+
+Result<std::vector<rpc::Event>> Admin::ListEvents(uint64_t after, uint32_t newest,
+                                                  std::chrono::milliseconds timeout) const {
+  auto stub = rpc::ManagerStub::Create(managers_);
+  if (!stub.ok()) return stub.status();
+  return (*stub)->ListEvents(after, newest, timeout);
+}
+
 }  // namespace simm

@@ -19,6 +19,13 @@ class Admin {
   // Forgets a server for good: its shards get other owners at once. kMiss: no such name.
   // kFailedPrecondition: it is alive.
   Status RemoveNode(const std::string& name, std::chrono::milliseconds timeout) const;
+  // Gives the server's shards to others, or with `undrain` back to it. kMiss: no such name;
+  // kFailedPrecondition: no other server is there.
+  Result<rpc::DrainReply> DrainNode(const std::string& name, bool undrain,
+                                    std::chrono::milliseconds timeout) const;
+  // The newest `newest` (0: all that are kept) events with a number above `after`, ascending.
+  Result<std::vector<rpc::Event>> ListEvents(uint64_t after, uint32_t newest,
+                                             std::chrono::milliseconds timeout) const;
 
  private:
   std::vector<std::string> managers_;

@@ -41,7 +41,7 @@ class AsyncTask {
   // has ended.
   virtual bool Step() = 0;
   // After a Step that returned false.
-  virtual void AddWaits(StepWaits* waits) const = 0;
+  virtual void AddWaits(StepWaits* waits) = 0;
   // Its deadline is now: the next steps end it.
   virtual void Cancel() = 0;
   // Once, after the Step that returned true; nothing else is called any more.

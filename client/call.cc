@@ -1,16 +1,10 @@
 #include "client/call.h"
 
-#include <poll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "common/base/limits.h"
-#include "common/base/spin.h"
 
 namespace simm::client {
 namespace {
@@ -23,30 +17,6 @@ constexpr int kAttemptsOnBrokenLanes = 3;
 // Within the 50 ms that a call may take beyond its deadline.
 constexpr auto kFinishWriting = std::chrono::milliseconds(20);
 constexpr uint32_t kMaxCorruptRounds = 2;
-// A READ takes some 2 us; beyond this a sleep costs less than a busy core.
-constexpr auto kDeviceSpin = std::chrono::microseconds(20);
-
-// One descriptor a thread, for all its waits.
-class ThreadEvent {
- public:
-  ThreadEvent() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
-    SIMM_CHECK(fd_ >= 0, "no descriptor for an eventfd: raise ulimit -n");
-  }
-  ~ThreadEvent() { close(fd_); }
-  int fd() const { return fd_; }
-  void Clear() const {
-    uint64_t count;
-    [[maybe_unused]] const ssize_t n = read(fd_, &count, sizeof count);
-  }
-
- private:
-  const int fd_;
-};
-
-const ThreadEvent& Event() {
-  thread_local const ThreadEvent event;
-  return event;
-}
 
 }  // namespace
 
@@ -54,11 +24,6 @@ Call::Call(Engine& engine, CallShape shape, std::span<CallItem> items, Instant d
     : engine_(engine), shape_(std::move(shape)), items_(items), deadline_(deadline) {}
 
 Call::~Call() = default;
-
-void Call::Run() {
-  Begin(Event().fd(), /*short_steps=*/false);
-  while (!Step()) WaitHere();
-}
 
 void Call::Begin(int event_fd, bool short_steps) {
   event_fd_ = event_fd;
@@ -219,7 +184,7 @@ void Call::BeginExchange(Part& part) {
     OnExchangeFailed(part);
     return;
   }
-  if (part.lane) part.lane->connection().Progress();
+  if (part.lane) part.lane->connection().ProgressAwake();
 }
 
 // Moves one part on as far as it goes now.
@@ -240,7 +205,7 @@ void Call::Look(Part& part) {
   }
   // A transport that is done at once (shared memory) needs no sleep between the steps.
   do {
-    part.lane->connection().Progress();
+    part.lane->connection().ProgressAwake();
     part.more = part.exchange->Advance();
   } while (part.more && !short_steps_ && Now() < deadline_);
   const auto& counters = part.lane->connection().counters();
@@ -369,87 +334,6 @@ void Call::ScrubCorrupt(const Part& part) {
   for (const CallItem* const item : part.exchange->corrupt_items()) {
     engine_.Scrub(std::string(item->key), item->hash, shape_.namespace_id);
   }
-}
-
-void Call::AddWaits(StepWaits* waits) const {
-  if (phase_ == Phase::kBetweenRounds) {
-    waits->until = std::min(next_round_, deadline_);
-    waits->event = waits_for_map_;
-    return;
-  }
-  waits->until = late_ ? Instant{} : deadline_;
-  for (const auto& part : parts_) {
-    if (part->over) continue;
-    if (!part->lane) {
-      waits->event = true;
-      continue;
-    }
-    const transport::Connection& connection = part->lane->connection();
-    const int fd = connection.PollFd();
-    // Closed: broke while it began. To be looked at at once, as is what has no descriptor.
-    if (connection.closed() || part->more || fd < 0) waits->until = {};
-    if (!connection.closed() && fd >= 0)
-      waits->descriptors.push_back({fd, connection.PollEvents(), 0});
-  }
-}
-
-// A part waits for a device whose completions show in memory.
-bool Call::OnDevices() const {
-  return std::any_of(parts_.begin(), parts_.end(), [](const auto& part) {
-    return part->lane && part->lane->connection().capabilities().needs_registration;
-  });
-}
-
-// Looks for completions of devices for a short while, without a system call; true: something has
-// come. Not where it would take a processor from who must do the work.
-bool Call::LookAtDevices() {
-  static const bool kSpins = std::thread::hardware_concurrency() > 2;
-  if (!kSpins || !OnDevices()) return false;
-  const auto done = [](const Part& part) {
-    const auto& counters = part.lane->connection().counters();
-    return counters.completions + counters.messages_in;
-  };
-  for (const Instant end = Now() + kDeviceSpin; Now() < end;) {
-    for (const auto& part : parts_) {
-      if (part->over || !part->lane) continue;
-      const uint64_t before = done(*part);
-      if (!part->lane->connection().Progress() || done(*part) != before) return true;
-    }
-  }
-  return false;
-}
-
-// The driver of Run: waits for what the next step needs.
-void Call::WaitHere() {
-  if (phase_ == Phase::kBetweenRounds) {
-    const Duration pause = std::min(next_round_, deadline_) - Now();
-    if (pause <= Duration::zero()) return;
-    if (waits_for_map_) {
-      engine_.WaitForMap(newest_seen_.term, newest_seen_.epoch, pause);
-    } else {
-      std::this_thread::sleep_for(pause);
-    }
-    return;
-  }
-  thread_local StepWaits waits;
-  waits.until = kForever;
-  waits.event = false;
-  waits.descriptors.clear();
-  waits.descriptors.push_back({event_fd_, POLLIN, 0});
-  AddWaits(&waits);
-  auto& fds = waits.descriptors;
-  if (LookAtDevices()) return;
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(waits.until - Now());
-  if (left.count() <= 0) return;
-  // Whoever has all its lanes is told nothing by the event.
-  const std::span<pollfd> wanted = std::span(fds).subspan(waits.event ? 0 : 1);
-  thread_local SpinBeforeSleep spin;
-  const bool found =
-      !OnDevices() && spin.Try([&] { return poll(wanted.data(), wanted.size(), 0) != 0; });
-  if (!found) {
-    poll(wanted.data(), wanted.size(), static_cast<int>(std::min<int64_t>(left.count(), 60'000)));
-  }
-  if ((fds[0].revents & POLLIN) != 0) Event().Clear();
 }
 
 void Call::PlanNextRound() {

@@ -28,7 +28,7 @@ class Call {
   void Begin(int event_fd, bool short_steps);
   // True: as after Run.
   bool Step();
-  void AddWaits(StepWaits* waits) const;
+  void AddWaits(StepWaits* waits);
   void Cancel();
 
  private:

@@ -68,6 +68,9 @@ Status CheckOptions(const ClientOptions& options) {
   if (options.max_lanes_per_server == 0 || options.max_lanes_per_server > 1024) {
     return Status(Code::kInvalidArgument, "max_lanes_per_server must be 1 to 1024");
   }
+  if (options.max_rdma_lanes == 0) {
+    return Status(Code::kInvalidArgument, "max_rdma_lanes must be at least 1");
+  }
   return Status::Ok();
 }
 
@@ -87,7 +90,7 @@ class AsyncCall final : public client::AsyncTask {
   Instant deadline() const override { return deadline_; }
   void Begin(int event_fd) override { call_.Begin(event_fd, /*short_steps=*/true); }
   bool Step() override { return call_.Step(); }
-  void AddWaits(client::StepWaits* waits) const override { call_.AddWaits(waits); }
+  void AddWaits(client::StepWaits* waits) override { call_.AddWaits(waits); }
   void Cancel() override { call_.Cancel(); }
   void End() override {
     Answer(batch_->TakeResults());

@@ -62,8 +62,10 @@ struct PutOptions {
   // false: a key that is there keeps its value and the result is kExists. true: the value is
   // replaced.
   bool replace = false;
-  std::chrono::milliseconds ttl{
-      0};  // reserved for expiry; 0: never. Others are refused: kInvalidArgument
+  // The value is gone at the latest 1 s after this long, and may be evicted before; 0: never. A key
+  // that is there keeps its own time unless it is replaced. At most 49 days, not negative, else
+  // kInvalidArgument.
+  std::chrono::milliseconds ttl{0};
 };
 
 struct GetOptions {

@@ -49,9 +49,9 @@ Result<std::shared_ptr<Engine>> Engine::Open(const ClientOptions& options) {
   std::sort(addresses.begin(), addresses.end());
   const std::string identity =
       Joined(addresses) + "|" + options.transport + "|" +
-      std::to_string(options.max_lanes_per_server) + "|" + Joined(options.rdma_devices) + "|" +
-      std::to_string(options.rdma_port) + "|" + std::to_string(options.rdma_gid_index) + "|" +
-      std::to_string(options.numa_node);
+      std::to_string(options.max_lanes_per_server) + "|" + std::to_string(options.max_rdma_lanes) +
+      "|" + Joined(options.rdma_devices) + "|" + std::to_string(options.rdma_port) + "|" +
+      std::to_string(options.rdma_gid_index) + "|" + std::to_string(options.numa_node);
   MutexLock lock(mutex);
   std::erase_if(engines, [](const auto& entry) { return entry.second.expired(); });
   if (auto engine = engines[identity].lock()) return engine;
@@ -202,7 +202,8 @@ std::shared_ptr<Peer> Engine::PeerFor(const ServerRecord& record) {
                                     .tasks = tasks_,
                                     .stats = stats_,
                                     .client_name = client_name_,
-                                    .max_lanes = options_.max_lanes_per_server};
+                                    .max_lanes = options_.max_lanes_per_server,
+                                    .lost = old ? old->lost_lanes() : nullptr};
       for (const auto& transport : one_sided_) environment.one_sided.push_back(transport.get());
       entry = std::make_shared<Peer>(environment, record, table->version().cluster);
     }
@@ -273,7 +274,7 @@ void Engine::CloseUnusedLanes(const std::vector<std::shared_ptr<Peer>>& peers) {
   if (bounce_ == nullptr) return;  // no transport with queue pairs
   size_t open = 0;
   for (const auto& peer : peers) open += peer->OneSidedLanes();
-  while (open > limits::kMaxRdmaLanes) {
+  while (open > options_.max_rdma_lanes) {
     Peer* longest = nullptr;
     Instant oldest = kForever;
     for (const auto& peer : peers) {

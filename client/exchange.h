@@ -45,6 +45,7 @@ struct CallShape {
   protocol::MessageType type = protocol::MessageType::kGet;
   bool allow_shorter = false;
   bool replace = false;
+  uint32_t ttl_ms = 0;
   Verify verify = Verify::kAlways;
   bool server_mute = false;  // it answers no messages now: what would have to be asked is a miss
   NamespaceId namespace_id = 0;

@@ -110,6 +110,7 @@ Status MessageExchange::PostPuts(Lane& lane) {
     const CallItem& item = *items_[requests_[i].begin];
     protocol::PutRequest message;
     message.mode = shape_.replace ? 1 : 0;
+    message.ttl_ms = shape_.ttl_ms;
     message.namespace_id = shape_.namespace_id;
     message.value_bytes = static_cast<uint32_t>(item.size);
     message.depth = item.depth;

@@ -18,6 +18,23 @@ Status Refusal(const char* what) {
 
 }  // namespace
 
+OneSidedPut::HashingTap::HashingTap(Value& value, Xxh3Stream& stream)
+    : value_(value),
+      stream_(stream),
+      head_left_(protocol::ExtentHeadBytes(value.item->key.size())),
+      left_(value.item->size) {}
+
+void OneSidedPut::HashingTap::OnBytes(ByteSpan bytes) {
+  const size_t of_head = std::min<uint64_t>(head_left_, bytes.size());
+  head_left_ -= of_head;
+  bytes = bytes.subspan(of_head);
+  if (bytes.empty()) return;
+  if (left_ == value_.item->size) stream_.Reset();
+  stream_.Update(bytes);
+  left_ -= bytes.size();
+  if (left_ == 0) value_.checksum = stream_.Digest();
+}
+
 OneSidedPut::OneSidedPut(const CallShape& shape, std::vector<CallItem*> items, StatsCounters& stats)
     : Exchange(shape, std::move(items), stats) {
   for (CallItem* const item : items_)
@@ -119,7 +136,7 @@ Status OneSidedPut::StartWave() {
     }
     all &= value.granted;
   }
-  return all ? PostCommits() : PostLeases();
+  return all ? PostWrites() : PostLeases();
 }
 
 // One LEASE for each size of which the wave lacks extents.
@@ -163,25 +180,10 @@ void OneSidedPut::AddTouches(std::vector<transport::WorkItem>& work,
 Status OneSidedPut::Post(std::vector<transport::WorkItem>& work) {
   work.back().completion = this;
   ++writing_;
-  Add(stats_.round_trips);
+  if (step_ != Step::kWriting) Add(stats_.round_trips);
   const Status posted = lane_->connection().Post(work);
   if (!posted.ok()) --writing_;
   return posted;
-}
-
-// Over shared memory the copy is made here: right behind the hash, while the bytes are in the
-// cache.
-Status OneSidedPut::WriteNow(std::vector<transport::WorkItem>& work) {
-  work.back().completion = this;
-  ++writing_;
-  const Status posted = lane_->connection().Post(work);
-  work.clear();
-  if (!posted.ok()) {
-    --writing_;
-    return posted;
-  }
-  lane_->connection().Progress();
-  return closed_ ? failure_ : Status::Ok();
 }
 
 void OneSidedPut::OnComplete(const Status& status) {
@@ -210,7 +212,9 @@ bool OneSidedPut::Advance() {
     if (MustAwait()) return false;
     posted = StartWave();
   } else if (step_ == Step::kLeasing && any) {
-    posted = PostCommits();
+    posted = PostWrites();
+  } else if (step_ == Step::kWriting) {
+    posted = PostCommits({});
   } else {
     posted = StartNext();
   }
@@ -237,6 +241,7 @@ void OneSidedPut::WriteHead(const Value& value, std::byte* head) const {
 ByteSpan OneSidedPut::Commit(const Value& value, protocol::MessageBuffer& buffer) const {
   protocol::CommitRequest message;
   message.mode = shape_.replace ? 1 : 0;
+  message.ttl_ms = shape_.ttl_ms;
   message.namespace_id = shape_.namespace_id;
   message.value_bytes = static_cast<uint32_t>(value.item->size);
   message.depth = value.item->depth;
@@ -252,7 +257,8 @@ ByteSpan OneSidedPut::Commit(const Value& value, protocol::MessageBuffer& buffer
 
 void OneSidedPut::AddWrite(Value& value, size_t place, std::vector<transport::WorkItem>& work) {
   const CallItem& source = *value.item;
-  value.checksum = Xxh3_64({source.value, source.size});
+  const bool taps = hash_while_copying_ && source.size > 0;
+  if (!taps) value.checksum = Xxh3_64({source.value, source.size});
   std::byte* const head = lane_->scratch()[place].head;
   WriteHead(value, head);
   auto& local = segments_.emplace_back();
@@ -269,6 +275,9 @@ void OneSidedPut::AddWrite(Value& value, size_t place, std::vector<transport::Wo
   item.local = {local.data(), source.size > 0 ? size_t{2} : size_t{1}};
   item.remote = &lane_->pool()->data;
   item.remote_offset = value.extent.offset;
+  if (!taps) return;
+  if (stream_ == nullptr) stream_ = std::make_unique<Xxh3Stream>();
+  item.tap = &taps_.emplace_back(value, *stream_);
 }
 
 // A LEASE for what the next wave of each size needs, behind the COMMITs: they have made room for it
@@ -309,24 +318,30 @@ uint32_t OneSidedPut::WantedNext(uint64_t extent_bytes) const {
   return wanted;
 }
 
-Status OneSidedPut::PostCommits() {
-  step_ = Step::kCommitting;
+Status OneSidedPut::PostWrites() {
   std::vector<transport::WorkItem> work;
-  std::vector<protocol::MessageBuffer> buffers;
-  buffers.reserve(2 * wave_.size() + kMostTouchMessages);
+  taps_.clear();
   segments_.clear();
   segments_.reserve(wave_.size());  // items point in here
-  uint64_t hashed = 0;
+  uint64_t bytes = 0;
+  for (const Value& value : wave_) bytes += value.granted ? value.item->size : 0;
+  // Less stays in the cache between the hash and the copy, and is done under one doorbell.
+  hash_while_copying_ =
+      bytes > limits::kHashedBeforeCopy && lane_->connection().capabilities().write_taps;
   for (size_t i = 0; i < wave_.size(); ++i) {
-    if (!wave_[i].granted) continue;
-    if (hashed > 0 && hashed + wave_[i].item->size > lane_->pool()->write_group_bytes()) {
-      SIMM_RETURN_IF_ERROR(WriteNow(work));
-      hashed = 0;
-    }
-    AddWrite(wave_[i], i, work);
-    hashed += wave_[i].item->size;
+    if (wave_[i].granted) AddWrite(wave_[i], i, work);
   }
-  // Behind all the values: the server is woken once and finds every COMMIT.
+  if (!hash_while_copying_) return PostCommits(std::move(work));
+  // The checksums of the COMMITs come out of the copying.
+  step_ = Step::kWriting;
+  return Post(work);
+}
+
+// Behind all the values: the server is woken once and finds every COMMIT.
+Status OneSidedPut::PostCommits(std::vector<transport::WorkItem> work) {
+  step_ = Step::kCommitting;
+  std::vector<protocol::MessageBuffer> buffers;
+  buffers.reserve(2 * wave_.size() + kMostTouchMessages);
   AddTouches(work, buffers);
   for (Value& value : wave_) {
     if (!value.granted) continue;

@@ -36,6 +36,9 @@ struct ClientOptions {
   std::chrono::milliseconds connect_timeout{10'000};
   // Connections of this process to one data server; callers beyond that wait within their deadline.
   uint32_t max_lanes_per_server = 16;
+  // Queue pairs of this process, of all servers together, that stay open unused: beyond it those
+  // longest unused close. At least 1.
+  uint32_t max_rdma_lanes = 2048;
 };
 
 }  // namespace simm

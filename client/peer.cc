@@ -29,6 +29,7 @@ Peer::Peer(const Environment& environment, ServerRecord record, const Id128& clu
     : env_(environment),
       record_(std::move(record)),
       cluster_(cluster),
+      lost_lanes_(env_.lost ? env_.lost : std::make_shared<LostLanes>()),
       prefer_one_sided_(!env_.one_sided.empty()),
       heal_backoff_(limits::kHealBackoffMin),
       way_backoff_(limits::kWayRetryMin),
@@ -49,7 +50,7 @@ std::unique_ptr<Lane> Peer::TakeOpenLocked(Road& road, std::vector<std::unique_p
   while (!road.idle.empty()) {
     std::unique_ptr<Lane> lane = std::move(road.idle.back());
     road.idle.pop_back();
-    if (lane->connection().Progress()) return lane;
+    if (lane->connection().ProgressAwake()) return lane;
     --road.lanes;
     dead->push_back(std::move(lane));
   }

@@ -49,11 +49,13 @@ class Peer final : public std::enable_shared_from_this<Peer> {
     StatsCounters& stats;
     std::string client_name;
     uint32_t max_lanes = 16;
+    std::shared_ptr<LostLanes> lost;  // to earlier starts of the server; may be missing
   };
   Peer(const Environment& environment, ServerRecord record, const Id128& cluster);
   ~Peer();
 
   const ServerRecord& record() const { return record_; }
+  const std::shared_ptr<LostLanes>& lost_lanes() const { return lost_lanes_; }
   // It is this start of the server, at these addresses, that the record names.
   bool Is(const ServerRecord& record) const;
 
@@ -149,12 +151,12 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   const Environment env_;
   const ServerRecord record_;
   const Id128 cluster_;
+  const std::shared_ptr<LostLanes> lost_lanes_;
 
   Mutex handshake_mutex_;  // taken before mutex_
   mutable Mutex mutex_;
   std::array<Road, 2> roads_ SIMM_GUARDED_BY(mutex_);
   bool prefer_one_sided_ SIMM_GUARDED_BY(mutex_);
-  const std::shared_ptr<LostLanes> lost_lanes_ = std::make_shared<LostLanes>();
   std::optional<Bond> session_ SIMM_GUARDED_BY(mutex_);
   Instant session_used_ SIMM_GUARDED_BY(mutex_);
   bool breaker_open_ SIMM_GUARDED_BY(mutex_) = false;

@@ -70,18 +70,13 @@ struct PoolAccess {
   // that lie elsewhere.
   transport::Transport* registrar = nullptr;
   BouncePool* bounce = nullptr;
-  std::shared_ptr<LostLanes> lost;  // of the same start of the server; may be missing
+  // To this server, earlier starts included: a warm one knows what they held. May be missing.
+  std::shared_ptr<LostLanes> lost;
 
   // Values of one step of a batch of gets at most, in bytes. Over shared memory, where a step costs
   // next to nothing, few enough that what was just copied is hashed while it is in the cache.
   uint64_t read_wave_bytes() const {
     return registrar != nullptr ? limits::kWaveBytes : limits::kSharedWaveBytes;
-  }
-
-  // Values that a put hashes before it hands them over, in bytes: one doorbell for all of a wave,
-  // where doorbells cost something.
-  uint64_t write_group_bytes() const {
-    return registrar != nullptr ? UINT64_MAX : limits::kSharedWaveBytes;
   }
 
   // The number of the slot at this offset of the index, as touches name it.

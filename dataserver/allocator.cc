@@ -35,6 +35,42 @@ void Allocator::Drop(uint32_t extent) {
   unused_ = extent;
 }
 
+// Behind `last`, the last one so far.
+uint32_t Allocator::Append(uint64_t units, ExtentState state, uint32_t last) {
+  const uint32_t extent = NewNode();
+  const uint64_t at = last == kNoExtent ? 0 : nodes_[last].offset_units + nodes_[last].units;
+  nodes_[extent] = {at, static_cast<uint64_t>(state), units, last, kNoExtent};
+  (last == kNoExtent ? first_ : nodes_[last].after) = extent;
+  if (state == ExtentState::kFree) {
+    free_.insert(KeyOf(extent));
+  } else {
+    free_bytes_ -= units * kUnit;
+  }
+  return extent;
+}
+
+std::vector<uint32_t> Allocator::Restore(std::span<const Range> used) {
+  SIMM_CHECK(free_bytes_ == bytes_, "restored what is in use already");
+  free_.clear();
+  Drop(first_);
+  std::vector<uint32_t> handles;
+  handles.reserve(used.size());
+  uint32_t last = kNoExtent;
+  uint64_t at = 0;
+  for (const Range& range : used) {
+    SIMM_CHECK(range.bytes > 0 && range.offset >= at && range.offset <= bytes_ &&
+                   range.bytes <= bytes_ - range.offset && range.offset % kUnit == 0 &&
+                   range.bytes % kUnit == 0,
+               "restored ranges overlap or lie outside");
+    if (range.offset > at) last = Append((range.offset - at) / kUnit, ExtentState::kFree, last);
+    last = Append(range.bytes / kUnit, ExtentState::kGranted, last);
+    handles.push_back(last);
+    at = range.offset + range.bytes;
+  }
+  if (at < bytes_) Append((bytes_ - at) / kUnit, ExtentState::kFree, last);
+  return handles;
+}
+
 uint32_t Allocator::Allocate(uint64_t bytes) {
   const uint64_t units = RoundUp(bytes, kUnit) / kUnit;
   if (units == 0) return kNoExtent;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "common/base/status.h"
 #include "dataserver/slab.h"
@@ -27,6 +28,14 @@ class Allocator {
  public:
   // bytes: a multiple of 64, not 0.
   explicit Allocator(uint64_t bytes);
+
+  struct Range {
+    uint64_t offset;
+    uint64_t bytes;
+  };
+  // Once, before anything else: these ranges are in use, in state kGranted. They ascend, do not
+  // overlap, are not empty and are multiples of 64. The handles, in the same order.
+  std::vector<uint32_t> Restore(std::span<const Range> used);
 
   // An extent of exactly `bytes`, rounded up to 64, in state kGranted; kNoExtent when no free one
   // is long enough. The state of an extent in use is the owner's to change, except to kFree.
@@ -84,6 +93,7 @@ class Allocator {
     return {nodes_[extent].units, nodes_[extent].offset_units, extent};
   }
   uint32_t NewNode();
+  uint32_t Append(uint64_t units, ExtentState state, uint32_t last);
   void Drop(uint32_t extent);  // unlinks the node and keeps it for reuse
 
   const uint64_t bytes_;

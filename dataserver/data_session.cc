@@ -213,7 +213,6 @@ transport::PayloadTarget DataSession::BeginPut(ByteSpan body, uint64_t payload_b
     return {};
   }
   put_code_ = shards_.Check(put_.namespace_id, put_.key, &put_hash_);
-  if (put_code_ == Code::kOk && put_.ttl_ms != 0) put_code_ = Code::kInvalidArgument;
   if (put_code_ == Code::kOk && put_.mode == 0) {
     uint64_t length = 0;
     if (context_.pool.Lookup(put_hash_, put_.namespace_id, put_.key, &length) == Code::kOk) {
@@ -243,7 +242,7 @@ void DataSession::EndPut(std::optional<uint64_t> trailer) {
       context_.pool.Abandon(grant);
     } else {
       generation = grant.generation;
-      const PutHints hints = {put_.parent, put_.depth, 0};
+      const PutHints hints = {put_.parent, put_.depth, put_.ttl_ms};
       put_code_ = context_.pool.Commit(grant, put_hash_, put_.namespace_id, put_.key,
                                        put_.mode == 1 ? PutMode::kReplace : PutMode::kIfAbsent,
                                        *trailer, hints);

@@ -126,6 +126,36 @@ void Index::Unpublish(SlotId id, uint64_t new_generation) {
   if (list->second.empty()) overflow_.erase(list);
 }
 
+void Index::Adopt(SlotId id, uint32_t extent) {
+  SIMM_CHECK(IsLive(id), "adopted a slot that is not live");
+  extents_[id] = extent;
+  ++entries_;
+}
+
+void Index::Clear(SlotId id, uint64_t new_generation) {
+  std::atomic_ref<uint64_t>(Words(id)[0])
+      .store(protocol::SlotWord::Make(new_generation, protocol::SlotState::kFree).bits,
+             std::memory_order_seq_cst);
+  FullFence();
+}
+
+void Index::FinishAdoption() {
+  free_overflow_.clear();
+  for (SlotId id = all_slots_; id-- > bucket_slots_;) {
+    if (!IsLive(id)) {
+      free_overflow_.push_back(id);
+      continue;
+    }
+    ++overflow_entries_;
+    overflow_[BucketOf({Word(id, 1), Word(id, 2)})].push_back(id);
+  }
+  for (uint64_t bucket = 0; bucket < bucket_count_; ++bucket) {
+    const auto list = overflow_.find(bucket);
+    const auto count = static_cast<uint32_t>(list == overflow_.end() ? 0 : list->second.size());
+    if (OverflowCount(bucket) != count) SetOverflowCount(bucket, count);
+  }
+}
+
 uint32_t* Index::OverflowField(uint64_t bucket) const {
   return reinterpret_cast<uint32_t*>(buckets_ + bucket * protocol::kBucketBytes +
                                      offsetof(protocol::BucketHeader, overflow));

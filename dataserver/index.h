@@ -67,6 +67,13 @@ class Index {
   // FREE with a new generation; when it returns, no reader can take the entry for live any more.
   void Unpublish(SlotId id, uint64_t new_generation);
 
+  // For a successor, before anything else: the slot stays as it is, LIVE, and its entry is ours; or
+  // it becomes FREE, whatever it was, under a generation of this server. Then, once, what is known
+  // of overflow is worked out anew, in the headers of all buckets too.
+  void Adopt(SlotId id, uint32_t extent);
+  void Clear(SlotId id, uint64_t new_generation);
+  void FinishAdoption();
+
   protocol::Slot Load(SlotId id) const;
   bool IsLive(SlotId id) const {
     return protocol::SlotWord{Word(id, 0)}.state() == protocol::SlotState::kLive;

@@ -33,7 +33,9 @@ LeaseRecords::LeaseRecords(MutableByteSpan area)
     : records_(reinterpret_cast<LeaseRecord*>(area.data())) {
   const auto count = static_cast<uint32_t>(area.size() / sizeof(LeaseRecord));
   free_.reserve(count);
-  for (uint32_t i = count; i-- > 0;) free_.push_back(i);
+  for (uint32_t i = count; i-- > 0;) {
+    if (records_[i].generation == 0) free_.push_back(i);
+  }
 }
 
 // The generation last: a server that is killed in between leaves an unused record.
@@ -61,12 +63,22 @@ void LeaseRecords::Clear(uint32_t number) {
   free_.push_back(number);
 }
 
+bool LeaseRecords::Load(ByteSpan area, uint32_t number, LeaseRecord* record) {
+  std::memcpy(record, area.data() + number * sizeof(LeaseRecord), sizeof *record);
+  return record->generation != 0 && record->crc == CrcOf(*record);
+}
+
+void LeaseRecords::Discard(MutableByteSpan area, uint32_t number) {
+  auto& record = reinterpret_cast<LeaseRecord*>(area.data())[number];
+  std::atomic_ref<uint64_t>(record.generation).store(0, std::memory_order_relaxed);
+  FenceBehindClear();
+}
+
 std::vector<LeaseRecord> LeaseRecords::Read(ByteSpan area) {
   std::vector<LeaseRecord> records;
-  for (size_t at = 0; at + sizeof(LeaseRecord) <= area.size(); at += sizeof(LeaseRecord)) {
+  for (uint32_t number = 0; number < area.size() / sizeof(LeaseRecord); ++number) {
     LeaseRecord record;
-    std::memcpy(&record, area.data() + at, sizeof record);
-    if (record.generation != 0 && record.crc == CrcOf(record)) records.push_back(record);
+    if (Load(area, number, &record)) records.push_back(record);
   }
   return records;
 }

@@ -20,16 +20,42 @@ class LeaseRecords {
  public:
   static constexpr uint32_t kNone = UINT32_MAX;
 
-  // `area`: LeaseRecord slots of the index file, borrowed; all unused. Empty: nothing is recorded.
+  struct Numbered {
+    protocol::LeaseRecord record;
+    uint32_t number = 0;
+  };
+
+  // `area`: LeaseRecord slots of the index file, borrowed; those in use stay so until Clear. Empty:
+  // nothing is recorded.
   explicit LeaseRecords(MutableByteSpan area);
 
   // The record's number, or kNone when all are in use.
   uint32_t Write(const protocol::LeaseRecord& record);
   void Clear(uint32_t number);
-  // Records that count, in a copy of the area; for successors and tests.
+  // Records that count, in a copy of the area; for tests.
   static std::vector<protocol::LeaseRecord> Read(ByteSpan area);
+  // For a successor, before anything else: those that count and that `keep` accepts; all others
+  // become unused.
+  template <typename Keep>
+  static std::vector<Numbered> Sift(MutableByteSpan area, const Keep& keep) {
+    std::vector<Numbered> kept;
+    for (uint32_t number = 0; number < area.size() / sizeof(protocol::LeaseRecord); ++number) {
+      protocol::LeaseRecord record;
+      if (!Load(area, number, &record) || !keep(record)) {
+        Discard(area, number);
+      } else {
+        kept.push_back({record, number});
+      }
+    }
+    return kept;
+  }
+  // Makes a record of the area unused.
+  static void Discard(MutableByteSpan area, uint32_t number);
 
  private:
+  // False: unused, torn or damaged.
+  static bool Load(ByteSpan area, uint32_t number, protocol::LeaseRecord* record);
+
   protocol::LeaseRecord* const records_;
   std::vector<uint32_t> free_;
 };

@@ -98,8 +98,10 @@ LeaseTable::Recorded LeaseTable::Record(const LaneRef& lane, const LeasedExtent&
   record.offset = extent.offset;
   record.bytes = extent.bytes;
   record.session = lane.session;
-  record.lane = lane.lane;
+  record.lane_tag = lane.tag;
   if (lane.process) {
+    record.flags = protocol::kLeaseOfMapping;
+    record.owner_namespace = pid_namespace_;
     const transport::PeerProcess::Identity identity = lane.process->identity();
     record.owner_pid = identity.pid;
     record.owner_start_time = identity.start_time;
@@ -247,6 +249,26 @@ std::vector<LeasedExtent> LeaseTable::EndLane(const LaneRef& lane) {
   orphan_bytes_ += bytes;
   orphans_.push_back({tag, lane.process, std::move(extents)});
   return ended;
+}
+
+void LeaseTable::Adopt(
+    std::span<const AdoptedGrant> grants,
+    const std::function<std::shared_ptr<transport::PeerProcess>(const protocol::LeaseRecord&)>&
+        owner) {
+  MutexLock lock(mutex_);
+  std::map<std::pair<std::string, uint64_t>, Orphans*> known;
+  for (const AdoptedGrant& grant : grants) {
+    const std::shared_ptr<transport::PeerProcess> process = owner(grant.record);
+    Orphans*& orphans = known[{process->Name(), grant.record.lane_tag}];
+    if (orphans == nullptr) {
+      orphans = &orphans_.emplace_back(Orphans{grant.record.lane_tag, process, {}});
+    }
+    orphans->extents.push_back({grant.extent, grant.number});
+    process_bytes_[process->Name()] += grant.extent.bytes;
+    bytes_ += grant.extent.bytes;
+    orphan_bytes_ += grant.extent.bytes;
+    ++extents_;
+  }
 }
 
 void LeaseTable::TakeOrphans(const Orphans& orphans, std::vector<LeasedExtent>* taken) {

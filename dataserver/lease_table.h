@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -13,6 +14,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/mutex.h"
+#include "common/base/process.h"
 #include "common/base/status.h"
 #include "common/protocol/messages.h"
 #include "common/transport/transport.h"
@@ -51,7 +53,17 @@ class LeaseTable {
 
   // `records`: the area of the index file, borrowed; empty: nothing is recorded.
   LeaseTable(uint64_t pool_bytes, uint64_t max_extents, MutableByteSpan records = {})
-      : pool_bytes_(pool_bytes), max_extents_(max_extents), records_(records) {}
+      : pool_bytes_(pool_bytes),
+        max_extents_(max_extents),
+        pid_namespace_(static_cast<uint32_t>(ThisProcess().pid_namespace)),
+        records_(records) {}
+
+  // Once, at the start: what the server before this one had granted, as orphans of whoever `owner`
+  // names for a record.
+  void Adopt(
+      std::span<const AdoptedGrant> grants,
+      const std::function<std::shared_ptr<transport::PeerProcess>(const protocol::LeaseRecord&)>&
+          owner);
 
   // Reserves room for up to `count` extents of `bytes`, of which `ahead` are not needed at once;
   // Fill follows when it is kOk. All clients together hold 1 % of the pool; beyond it a lane holds
@@ -134,6 +146,7 @@ class LeaseTable {
 
   const uint64_t pool_bytes_;
   const uint64_t max_extents_;
+  const uint32_t pid_namespace_;
   mutable Mutex mutex_;
   LeaseRecords records_ SIMM_GUARDED_BY(mutex_);
   std::map<uint64_t, Lease> leases_ SIMM_GUARDED_BY(mutex_);  // by id, hence by age

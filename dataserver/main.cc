@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   const std::string ready_file = options.ready_file;
   const uint64_t memory = options.memory_bytes;
   auto server = dataserver::Server::Start(std::move(options));
+  if (!server.ok() && StopSignalPending()) return 0;  // while it waited for the pool
   if (!server.ok()) {
     std::fprintf(stderr, "simm-dataserver: %s\n", server.status().message().c_str());
     return 1;

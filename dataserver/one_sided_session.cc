@@ -144,7 +144,6 @@ Result<ByteSpan> OneSidedSession::Lease(ByteSpan body, Instant now, MessageBuffe
 
 Code OneSidedSession::CommitTaken(const protocol::CommitRequest& m, const Hash128& hash,
                                   Code checked, const LeasedExtent& leased) {
-  if (checked == Code::kOk && m.ttl_ms != 0) checked = Code::kInvalidArgument;
   if (checked != Code::kOk) {
     pool_.AbandonBlank({&leased, 1});
     return checked;
@@ -156,7 +155,7 @@ Code OneSidedSession::CommitTaken(const protocol::CommitRequest& m, const Hash12
       .value_bytes = m.value_bytes,
       .checksum = m.checksum,
       .mode = m.mode == 1 ? PutMode::kReplace : PutMode::kIfAbsent,
-      .hints = {m.parent, m.depth, 0},
+      .hints = {m.parent, m.depth, m.ttl_ms},
   };
   const Code code = pool_.CommitWritten(leased, written, options_.verify_puts);
   if (code == Code::kOk) Count(metrics_.value_bytes_in, m.value_bytes);

@@ -14,7 +14,9 @@ namespace simm::dataserver {
 // Thread-safe. Destroyed after the last session; releases what is pinned then.
 class OneSidedState {
  public:
-  // Borrowed; outlive it.
+  // Borrowed; outlive it. What the server before this one had granted stays so: to a process that
+  // has the memory mapped until its end is proven (where it cannot be seen, until the process
+  // disowns it); to others until nothing that was asked over a network can come any more.
   OneSidedState(Pool& pool, DataMetrics& metrics);
   ~OneSidedState();
 

@@ -40,7 +40,9 @@ config::ConfigSpec MakeSpec(ServerOptions* options) {
               "name in the cluster, the same after a restart; empty: host name and data port");
   spec.String("zone", &options->zone, "failure domain, such as a rack");
   spec.String("pool", &options->pool,
-              "path of the pool's files, on tmpfs or hugetlbfs; empty: anonymous memory");
+              "path of the pool's files, on tmpfs or hugetlbfs: a restart finds its entries again. "
+              "While another server has them, this one waits. Empty: anonymous memory, whose "
+              "entries end with the process");
   spec.Choice("transport", &options->transport, {"auto", "shm", "verbs", "tcp"},
               "what clients may use besides tcp, which always works; auto: shared memory on this "
               "host and RDMA, what of them can be had; shm, verbs (RDMA): that one, or do not "

@@ -1,6 +1,7 @@
 #include "dataserver/pool.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <utility>
 #include <vector>
@@ -70,10 +71,12 @@ Result<std::unique_ptr<Pool>> Pool::Create(const PoolOptions& options, const Clo
   SIMM_RETURN_IF_ERROR(CheckSizes(options));
   const protocol::PoolGeometry geometry =
       protocol::ComputeGeometry(options.memory_bytes, options.mean_value_bytes);
-  Result<std::unique_ptr<PoolFiles>> files = PoolFiles::Create(options, geometry);
+  Result<std::unique_ptr<PoolFiles>> files = PoolFiles::Create(options, geometry, clock);
   if (!files.ok()) return files.status();
-  return std::unique_ptr<Pool>(
-      new Pool(std::make_unique<Core>(std::move(files).value(), geometry, clock)));
+  const Clock& boot_clock = options.boot_clock != nullptr ? *options.boot_clock : BootClock::Get();
+  auto core = std::make_unique<Core>(std::move(files).value(), geometry, clock, boot_clock);
+  core->Recover();
+  return std::unique_ptr<Pool>(new Pool(std::move(core)));
 }
 
 Pool::Pool(std::unique_ptr<Core> core) : core_(std::move(core)) {}
@@ -84,10 +87,7 @@ uint64_t Pool::incarnation() const { return core_->files->incarnation(); }
 const protocol::PoolGeometry& Pool::geometry() const { return core_->geometry; }
 ByteSpan Pool::index_memory() const { return core_->files->index(); }
 MutableByteSpan Pool::data_memory() const { return core_->files->data(); }
-MutableByteSpan Pool::lease_memory() const {
-  return core_->files->index().subspan(core_->geometry.leases_offset,
-                                       core_->geometry.lease_records * protocol::kLeaseRecordBytes);
-}
+MutableByteSpan Pool::lease_memory() const { return core_->LeaseArea(); }
 int Pool::index_fd() const { return core_->files->index_fd(); }
 int Pool::data_fd() const { return core_->files->data_fd(); }
 
@@ -177,11 +177,13 @@ Code Pool::Commit(const Grant& grant, const Hash128& hash, NamespaceId ns, std::
   slot.value_bytes = header.value_bytes;
   slot.key_bytes = header.key_bytes;
   slot.namespace_id = ns;
-  slot.expiry_s = hints.expiry_s;
+  const uint64_t expiry_ms = hints.ttl_ms == 0 ? 0 : core.BootMillis() + hints.ttl_ms;
+  slot.expiry_s = static_cast<uint32_t>((expiry_ms + 999) / 1000);
   slot.checksum = checksum;
   if (existing != kNoSlot) {
     const uint32_t old = core.index.ExtentOf(existing);
     core.live_value_bytes -= core.index.Load(existing).value_bytes;
+    core.expiry.Remove(old);
     core.Publish(grant, existing, slot, now);
     core.space.Unpublish(old, now);
   } else {
@@ -192,6 +194,7 @@ Code Pool::Commit(const Grant& grant, const Hash128& hash, NamespaceId ns, std::
     }
     core.Publish(grant, id, slot, now);
   }
+  if (expiry_ms != 0) core.expiry.Add(grant.extent, expiry_ms);
   core.NoteChange();
   return Code::kOk;
 }
@@ -281,6 +284,20 @@ bool Pool::EvictSome() {
   return !core.settled;
 }
 
+bool Pool::ExpireSome() {
+  Core& core = *core_;
+  const Instant now = core.clock.Now();
+  const uint64_t boot_ms = core.BootMillis();
+  MutexLock lock(core.mutex);
+  uint32_t due = core.expiry.Due(boot_ms);
+  for (size_t left = kEvictionsPerStep; left > 0 && due != kNoExtent; --left) {
+    core.Unpublish(core.space.record(due).slot, now);
+    ++core.counters.expired;
+    due = core.expiry.Due(boot_ms);
+  }
+  return due != kNoExtent;
+}
+
 void Pool::WaitForEvictionWork(Duration timeout) {
   Core& core = *core_;
   const auto until = std::chrono::steady_clock::now() + timeout;
@@ -318,6 +335,20 @@ uint64_t Pool::DropShards(const std::function<bool(uint32_t shard)>& owned, uint
                   [&](const protocol::Slot& slot) { return !owned(ShardOf(slot.fingerprint())); });
 }
 
+uint64_t Pool::BindTo(const Id128& cluster) {
+  const uint64_t word = std::max<uint64_t>(
+      1, Xxh3_64({reinterpret_cast<const std::byte*>(&cluster), sizeof cluster}));
+  auto* const block = reinterpret_cast<protocol::Superblock*>(core_->files->index().data());
+  const std::atomic_ref<uint64_t> bound(block->cluster_word);
+  uint64_t dropped = 0;
+  if (bound.load() != 0 && bound.load() != word) {
+    for (uint64_t cursor = 0; cursor != UINT64_MAX;)
+      cursor = DropSome(cursor, &dropped, [](const protocol::Slot&) { return true; });
+  }
+  bound.store(word);
+  return dropped;
+}
+
 uint64_t Pool::DropNamespace(NamespaceId ns, uint64_t cursor, uint64_t* dropped) {
   return DropSome(cursor, dropped,
                   [&](const protocol::Slot& slot) { return slot.namespace_id == ns; });
@@ -350,6 +381,8 @@ Status Pool::Audit() const {
   MutexLock lock(core.mutex);
   SIMM_RETURN_IF_ERROR(core.space.Check());
   SIMM_RETURN_IF_ERROR(core.index.Check());
+  SIMM_RETURN_IF_ERROR(core.expiry.Check());
+  uint64_t expiring = 0;
   const Allocator& allocator = core.space.allocator();
   uint64_t live = 0;
   uint64_t value_bytes = 0;
@@ -366,12 +399,18 @@ Status Pool::Audit() const {
         protocol::ExtentBytes(slot.key_bytes, slot.value_bytes) != allocator.BytesOf(at)) {
       return Status(Code::kInternal, "a live slot disagrees with its extent");
     }
-    if (!HeaderAgrees(ReadHeader(core.At(slot.offset)), slot)) {
+    // What an earlier start has published is verified when it is read.
+    const bool ours = record.generation >> protocol::kGenerationCounterBits ==
+                      static_cast<uint16_t>(core.files->incarnation());
+    if (ours && !HeaderAgrees(ReadHeader(core.At(slot.offset)), slot)) {
       return Status(Code::kInternal, "the header in a live extent disagrees with its slot");
     }
     ++live;
     value_bytes += slot.value_bytes;
+    expiring += slot.expiry_s != 0 ? 1 : 0;
   }
+  if (expiring != core.expiry.size())
+    return Status(Code::kInternal, "the expiry queue holds other than what expires");
   if (live != core.index.entries())
     return Status(Code::kInternal, "live slots without a live extent");
   if (value_bytes != core.live_value_bytes)

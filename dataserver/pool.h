@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
@@ -19,11 +20,17 @@ namespace simm::dataserver {
 struct PoolOptions {
   uint64_t memory_bytes = 0;  // index and data together
   uint64_t mean_value_bytes = 16 << 10;
-  // Empty: anonymous (memfd). Else two files, PATH.index and PATH.data, made anew under temporary
-  // names and renamed into place; the old files' pool id is kept and the incarnation is one higher.
+  // Empty: anonymous (memfd). Else two files, PATH.index and PATH.data, used as the last server has
+  // left them, or made anew under temporary names and renamed into place; their pool id is kept
+  // where it can be read, and the incarnation is one higher.
   std::string path;
-  bool prefault = true;     // touch every page at the start, in parallel
+  // While another server has the pool: asked every 20 ms whether to wait on. Empty: kUnavailable at
+  // once.
+  std::function<bool()> wait_for_lock = {};
+  bool prefault = true;     // touch every page of new files at the start, in parallel
   bool huge_pages = false;  // anonymous pools: data on huge pages if enough of them are free
+  // What expiry counts by; nullptr: BootClock. Borrowed.
+  const Clock* boot_clock = nullptr;
 };
 
 // Bytes of the data file by state (DESIGN 4): their sum is data_bytes at any time.
@@ -51,6 +58,7 @@ struct PoolCounters {
   uint64_t most_victims_per_hold = 0;  // of these, under one hold of the lock
   uint64_t busy = 0;                   // puts refused for want of memory
   uint64_t dropped = 0;                // entries dropped with their shard or namespace
+  uint64_t expired = 0;                // entries whose time was over
   uint64_t touches = 0;
   uint64_t last_evicted_age_ms = 0;  // since its last use
 };
@@ -60,7 +68,32 @@ enum class PutMode : uint8_t { kIfAbsent = 0, kReplace = 1 };
 struct PutHints {
   Hash128 parent;
   uint32_t depth = 0;
-  uint32_t expiry_s = 0;
+  uint32_t ttl_ms = 0;  // from the commit on; 0: for ever
+};
+
+// Why a start has dropped what a slot or a lease record said.
+enum class DropCause : uint8_t {
+  kUnfinished = 0,  // the server ended while it wrote the slot
+  kDamaged = 1,     // CRC of the slot
+  kMisplaced = 2,   // it cannot be: another bucket's, beyond the data, of a generation to come
+  kDuplicate = 3,   // a newer slot has the key
+  kOverlap = 4,     // a newer slot has some of the bytes
+  kGranted = 5,     // somebody may still write to some of the bytes
+  kExpired = 6,     // TTL
+};
+inline constexpr size_t kDropCauses = 7;
+std::string_view DropCauseName(DropCause cause);
+
+// What a start found in the pool's files.
+struct PoolRecovery {
+  bool warm = false;
+  std::string cold_because;  // empty: warm, or there was nothing to find
+  uint64_t entries = 0;      // kept
+  uint64_t value_bytes = 0;  // of these
+  uint64_t dropped[kDropCauses] = {};
+  uint64_t granted = 0;      // extents that stay granted
+  uint64_t bad_records = 0;  // lease records dropped
+  Duration took = Duration::zero();
 };
 
 // An extent granted to a writer: GRANTED until Commit or Abandon, one of which must follow.
@@ -77,6 +110,14 @@ struct LeasedExtent {
   uint64_t offset = 0;  // in the data file
   uint64_t bytes = 0;
   uint32_t extent = 0;  // handle inside the pool
+};
+
+// An extent that the server before this one had granted to a remote writer who may still write to
+// it: GRANTED until AbandonBlank.
+struct AdoptedGrant {
+  LeasedExtent extent;
+  protocol::LeaseRecord record;
+  uint32_t number = 0;  // of the record
 };
 
 // What a remote writer says that it has written into a leased extent.
@@ -118,6 +159,18 @@ class Pool {
   ByteSpan index_memory() const;  // for one-sided readers
   MutableByteSpan data_memory() const;
   MutableByteSpan lease_memory() const;  // of the lease records in the index; not the pool's to use
+  // How this start went; does not change.
+  const PoolRecovery& recovery() const;
+  // The entries are those of this cluster from here on: drops all if they are another's, before it
+  // returns; how many.
+  uint64_t BindTo(const Id128& cluster);
+  // What was found granted; for whoever keeps the leases, once.
+  std::vector<AdoptedGrant> TakeAdopted();
+  // Nothing that the server before this one was asked for over a network can still be written.
+  bool PredecessorEnded() const;
+  // Maps one stretch of the data ahead of its use, from 0 on, without touching it; returns where
+  // the next begins, UINT64_MAX at the end. A warm start leaves that for later.
+  uint64_t PopulateSome(uint64_t from);
   // Of the two files, to pass to peers on this host; owned by the pool.
   int index_fd() const;
   int data_fd() const;
@@ -173,6 +226,9 @@ class Pool {
   // One bounded step (at most about 200 us under the lock) towards the watermark: the larger of 2
   // values and 1 % free. True while there is more to do. Also ends limbo.
   bool EvictSome();
+  // One bounded step of unpublishing entries whose time is over. True while there are more. To be
+  // called several times a second.
+  bool ExpireSome();
   // Blocks up to `timeout` until EvictSome has work; for the evictor's thread.
   void WaitForEvictionWork(Duration timeout);
   // One bounded step of dropping live entries whose shard `owned` denies. The cursor starts at 0;

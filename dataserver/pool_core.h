@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/base/mutex.h"
+#include "dataserver/expiry_queue.h"
 #include "dataserver/extent_head.h"
 #include "dataserver/index.h"
 #include "dataserver/lru_policy.h"
@@ -29,14 +30,36 @@ inline constexpr size_t kSpareHolds = 16;
 
 // What is behind a Pool, and the steps that its methods share. Included by pool*.cc only.
 class Pool::Core {
+  class Recoverer;
+
  public:
   Core(std::unique_ptr<PoolFiles> files_in, const protocol::PoolGeometry& geometry_in,
-       const Clock& clock_in)
+       const Clock& clock_in, const Clock& boot_clock_in)
       : files(std::move(files_in)),
         geometry(geometry_in),
         clock(clock_in),
+        boot_clock(boot_clock_in),
         index(files->index(), geometry),
         space(geometry.data_bytes, policy) {}
+
+  // Once, before the pool is anybody's: takes over what the files hold. pool_recovery.cc.
+  void Recover();
+  MutableByteSpan LeaseArea() const {
+    return files->index().subspan(geometry.leases_offset,
+                                  geometry.lease_records * protocol::kLeaseRecordBytes);
+  }
+  // Makes a slot that is live in the files an entry, with its extent restored.
+  void Readmit(SlotId id, uint32_t extent, Instant now) SIMM_REQUIRES(mutex) {
+    const protocol::Slot slot = index.Load(id);
+    index.Adopt(id, extent);
+    space.Readmit(extent, id, now);
+    live_value_bytes += slot.value_bytes;
+    if (slot.expiry_s != 0) expiry.Add(extent, uint64_t{slot.expiry_s} * 1000);
+  }
+
+  // Since the host's boot, as expiry counts.
+  uint64_t BootMillis() const { return static_cast<uint64_t>(boot_clock.Now().nanos / 1'000'000); }
+  uint32_t BootSeconds() const { return static_cast<uint32_t>(BootMillis() / 1000); }
 
   uint64_t NextGeneration() SIMM_REQUIRES(mutex) {
     return protocol::MakeGeneration(static_cast<uint16_t>(files->incarnation()), ++generations);
@@ -106,6 +129,7 @@ class Pool::Core {
   void Unpublish(SlotId id, Instant now) SIMM_REQUIRES(mutex) {
     live_value_bytes -= index.Load(id).value_bytes;
     const uint32_t extent = index.ExtentOf(id);
+    expiry.Remove(extent);
     index.Unpublish(id, NextGeneration());
     space.Unpublish(extent, now);
   }
@@ -155,12 +179,16 @@ class Pool::Core {
   const std::unique_ptr<PoolFiles> files;
   const protocol::PoolGeometry geometry;
   const Clock& clock;
+  const Clock& boot_clock;
+  PoolRecovery recovery;  // written by Recover only
 
   mutable Mutex mutex;
   CondVar work;
   LruPolicy policy SIMM_GUARDED_BY(mutex);
   Index index SIMM_GUARDED_BY(mutex);
   Space space SIMM_GUARDED_BY(mutex);
+  ExpiryQueue expiry SIMM_GUARDED_BY(mutex);
+  std::vector<AdoptedGrant> adopted SIMM_GUARDED_BY(mutex);
   PoolCounters counters SIMM_GUARDED_BY(mutex);
   uint64_t generations SIMM_GUARDED_BY(mutex) = 0;
   uint64_t live_value_bytes SIMM_GUARDED_BY(mutex) = 0;

@@ -71,7 +71,12 @@ void Registrar::SetProblem(const Status& problem) {
 
 bool Registrar::TryRegister() {
   rpc::RegisterRequest request = options_.request;
-  if (const auto table = options_.map->Get()) request.expected_cluster = table->version().cluster;
+  request.capabilities |= kCapabilityReportMap;
+  const auto held = options_.map->Get();
+  if (held != nullptr) {
+    request.expected_cluster = held->version().cluster;
+    request.held = held->version();
+  }
   const auto reply = manager_->Register(request, kCallTimeout);
   if (!reply.ok()) {
     Status problem = reply.status();
@@ -85,12 +90,31 @@ bool Registrar::TryRegister() {
     SetProblem(problem);
     return false;
   }
+  if (reply->id == kNoServer) {
+    ReportMap(*reply, held.get());
+    return false;
+  }
   options_.self->store(reply->id, std::memory_order_release);
   if (reply->heartbeat_ms > 0) heartbeat_ = std::chrono::milliseconds(reply->heartbeat_ms);
   SIMM_LOG_INFO("registered as server {} ({}), map {}", reply->id, request.name,
                 ToString(reply->map));
   SetProblem(Status::Ok());
   return true;
+}
+
+// The manager is learning the newest map: helps it, and waits as long as it asks for.
+void Registrar::ReportMap(const rpc::RegisterReply& reply, const RouteTable* held) {
+  SetProblem(Status(Code::kUnavailable,
+                    "the manager is learning the newest key map from the data servers"));
+  if (reply.send_map && held != nullptr) {
+    const Status reported = manager_->ReportMap(*held, kCallTimeout);
+    if (reported.ok()) {
+      SIMM_LOG_INFO("reported the map {} to the manager", ToString(held->version()));
+    } else {
+      SetProblem(reported);
+    }
+  }
+  (void)Sleep(std::min<Duration>(std::chrono::milliseconds(reply.retry_ms), kRetryMax));
 }
 
 // False: register anew.

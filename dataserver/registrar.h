@@ -36,6 +36,7 @@ class Registrar {
  private:
   void Run();
   bool TryRegister();
+  void ReportMap(const rpc::RegisterReply& reply, const RouteTable* held);
   bool SendHeartbeat();
   bool Sleep(Duration time);  // false when stopping
   void SetProblem(const Status& problem);

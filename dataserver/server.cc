@@ -9,11 +9,14 @@
 
 #include "common/base/limits.h"
 #include "common/base/log.h"
+#include "common/base/signals.h"
 #include "common/base/version.h"
 #include "common/transport/address.h"
 
 namespace simm::dataserver {
 namespace {
+
+constexpr auto kSweepPause = std::chrono::milliseconds(100);
 
 std::string HostName() {
   std::array<char, 256> name{};
@@ -44,6 +47,26 @@ std::string AddressTowards(const std::string& peer) {
   return host;
 }
 
+// One line, for people.
+void LogRecovery(const PoolRecovery& recovery, const std::string& path) {
+  if (!recovery.cold_because.empty()) {
+    SIMM_LOG_WARN("cold start of the pool {}: {}; it is made anew, empty", path,
+                  recovery.cold_because);
+  }
+  if (!recovery.warm) return;
+  std::string dropped;
+  for (size_t cause = 0; cause < kDropCauses; ++cause) {
+    if (recovery.dropped[cause] == 0) continue;
+    dropped += (dropped.empty() ? "" : ", ") + std::to_string(recovery.dropped[cause]) + " " +
+               std::string(DropCauseName(static_cast<DropCause>(cause)));
+  }
+  SIMM_LOG_INFO(
+      "warm start of the pool {}: {} entries kept ({}), dropped: {}; {} extents still granted; "
+      "{:.3f} s",
+      path, recovery.entries, FormatSize(recovery.value_bytes), dropped.empty() ? "none" : dropped,
+      recovery.granted, ToSeconds(recovery.took));
+}
+
 bool OwnsAnyShard(const RouteTable& table, ServerId self, uint32_t shard) {
   const auto owners = table.Owners(shard);
   return std::any_of(owners.begin(), owners.end(),
@@ -67,11 +90,13 @@ Status Server::Open() {
   auto pool = Pool::Create({.memory_bytes = options_.memory_bytes,
                             .mean_value_bytes = options_.mean_value_bytes,
                             .path = options_.pool,
+                            .wait_for_lock = [] { return !StopSignalPending(); },
                             .prefault = options_.prefault,
                             .huge_pages = options_.huge_pages},
                            MonotonicClock::Get());
   if (!pool.ok()) return pool.status();
   pool_ = std::move(*pool);
+  LogRecovery(pool_->recovery(), options_.pool);
   sessions_ = std::make_unique<SessionTable>(MonotonicClock::Get(), pool_->incarnation(),
                                              options_.session_timeout);
   one_sided_ = std::make_unique<OneSidedState>(*pool_, data_metrics_);
@@ -113,6 +138,7 @@ Status Server::Open() {
   watcher_ = std::move(*watcher);
   started_.store(true);
   evictor_ = std::thread([this] { EvictLoop(); });
+  sweeper_ = std::thread([this] { SweepLoop(); });
   housekeeper_ = std::thread([this] { HousekeepLoop(); });
   return Status::Ok();
 }
@@ -178,14 +204,19 @@ void Server::Stop(Duration grace) {
   {
     MutexLock lock(mutex_);
     table_changed_.NotifyAll();
+    stop_.NotifyAll();
   }
   if (evictor_.joinable()) evictor_.join();
+  if (sweeper_.joinable()) sweeper_.join();
   if (housekeeper_.joinable()) housekeeper_.join();
 }
 
 void Server::OnTable(std::shared_ptr<const RouteTable> table) {
   SIMM_LOG_INFO("map {} in force, {} shards here", ToString(table->version()),
                 table->ShardsOf(self_.load()));
+  if (const uint64_t dropped = pool_->BindTo(table->version().cluster); dropped > 0) {
+    SIMM_LOG_WARN("the pool held {} entries of another cluster: they are dropped", dropped);
+  }
   map_.Set(table);
   board_.Publish(std::move(table));
   if (registrar_) registrar_->HeartbeatSoon();
@@ -202,6 +233,21 @@ void Server::EvictLoop() {
   }
 }
 
+// Ends entries whose time is over. Before that, after a warm start, maps the pool ahead of its use.
+void Server::SweepLoop() {
+  uint64_t populated = pool_->recovery().warm && options_.prefault ? 0 : UINT64_MAX;
+  while (!stopping_.load()) {
+    while (!stopping_.load() && pool_->ExpireSome()) {
+    }
+    if (populated != UINT64_MAX) {
+      populated = pool_->PopulateSome(populated);
+      continue;
+    }
+    MutexLock lock(mutex_);
+    if (!stopping_.load()) stop_.WaitFor(mutex_, kSweepPause);
+  }
+}
+
 // Lets go of shards that a new map has given to others.
 void Server::HousekeepLoop() {
   uint64_t seen = 0;
@@ -214,7 +260,10 @@ void Server::HousekeepLoop() {
     if (stopping_.load()) return;
     const auto table = map_.Get();
     const ServerId self = self_.load();
-    if (table == nullptr || self == kNoServer || table->FindServer(self) == nullptr) continue;
+    // Of this very start: an older map may say what was given away while this server was down.
+    const ServerRecord* const own =
+        table == nullptr || self == kNoServer ? nullptr : table->FindServer(self);
+    if (own == nullptr || own->boot_id != boot_id_) continue;
     for (uint64_t cursor = 0; cursor != UINT64_MAX && !stopping_.load();) {
       cursor = pool_->DropShards([&](uint32_t shard) { return OwnsAnyShard(*table, self, shard); },
                                  cursor);

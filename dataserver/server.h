@@ -49,6 +49,7 @@ class Server final : public rpc::DataServerHandler {
   Status OpenPorts();
   void OnTable(std::shared_ptr<const RouteTable> table);
   void EvictLoop();
+  void SweepLoop();
   void HousekeepLoop();
   Status Ready() const;
   Status CheckAddressee(const Id128& cluster, ServerId server) const;
@@ -80,9 +81,11 @@ class Server final : public rpc::DataServerHandler {
   std::atomic<bool> started_{false};
   std::atomic<bool> stopping_{false};
   std::thread evictor_;
+  std::thread sweeper_;
   std::thread housekeeper_;
   Mutex mutex_;
   CondVar table_changed_;
+  CondVar stop_;
   uint64_t table_changes_ SIMM_GUARDED_BY(mutex_) = 0;
 };
 

@@ -113,6 +113,8 @@ void CollectPool(const Pool& pool, metrics::Sink& sink) {
                  {{"cause", std::string(EvictionCauseName(static_cast<EvictionCause>(cause)))}},
                  static_cast<double>(counters.evictions[cause]));
   }
+  sink.Counter("simm_pool_evictions_total", "Entries evicted, by cause.", {{"cause", "expired"}},
+               static_cast<double>(counters.expired));
   const auto count = [&](const char* name, const char* help, uint64_t value) {
     sink.Counter(name, help, {}, static_cast<double>(value));
   };
@@ -129,11 +131,32 @@ void CollectPool(const Pool& pool, metrics::Sink& sink) {
              static_cast<double>(counters.last_evicted_age_ms) * 1e-3);
 }
 
+void CollectRecovery(const PoolRecovery& recovery, metrics::Sink& sink) {
+  const auto gauge = [&](const char* name, const char* help, double value) {
+    sink.Gauge(name, help, {}, value);
+  };
+  gauge("simm_pool_warm_start", "1 when this start has taken over the entries of the last one.",
+        recovery.warm ? 1 : 0);
+  gauge("simm_pool_recovered_entries", "Entries that this start has taken over.",
+        static_cast<double>(recovery.entries));
+  gauge("simm_pool_recovered_bytes", "Bytes of their values.",
+        static_cast<double>(recovery.value_bytes));
+  gauge("simm_pool_recovered_grants", "Extents that were granted and stayed so.",
+        static_cast<double>(recovery.granted));
+  gauge("simm_pool_recovery_seconds", "Time that this took.", ToSeconds(recovery.took));
+  for (size_t cause = 0; cause < kDropCauses; ++cause) {
+    sink.Gauge("simm_pool_recovery_dropped", "Entries that this start has dropped, by cause.",
+               {{"cause", std::string(DropCauseName(static_cast<DropCause>(cause)))}},
+               static_cast<double>(recovery.dropped[cause]));
+  }
+}
+
 }  // namespace
 
 void Server::Collect(metrics::Sink& sink) const {
   CollectRequests(data_metrics_, sink);
   CollectPool(*pool_, sink);
+  CollectRecovery(pool_->recovery(), sink);
   sink.Gauge("simm_dataserver_sessions", "Clients with an open session.", {},
              static_cast<double>(sessions_->size()));
   if (const auto table = map_.Get()) {

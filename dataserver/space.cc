@@ -38,6 +38,22 @@ bool Space::Is(uint32_t extent, ExtentState state, uint64_t generation) const {
          records_[extent].generation == generation;
 }
 
+std::vector<uint32_t> Space::Restore(std::span<const Allocator::Range> used,
+                                     std::span<const uint64_t> generations) {
+  const std::vector<uint32_t> handles = allocator_.Restore(used);
+  records_.Reach(allocator_.handles());
+  for (size_t i = 0; i < handles.size(); ++i) {
+    records_[handles[i]] = {generations[i], 0, 0, kNoExtent, kNoExtent, 0};
+    bytes_in_[static_cast<size_t>(ExtentState::kGranted)] += used[i].bytes;
+  }
+  return handles;
+}
+
+void Space::Readmit(uint32_t extent, uint32_t slot, Instant now) {
+  NoteSize(allocator_.BytesOf(extent));
+  Publish(extent, slot, now);
+}
+
 uint32_t Space::Grant(uint64_t bytes, uint64_t generation) {
   while (!allocator_.Fits(bytes, 1) && limbo_oldest_ != kNoExtent) EndOldestLimbo();
   const uint32_t extent = allocator_.Allocate(bytes);

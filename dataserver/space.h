@@ -50,6 +50,12 @@ class Space {
   // `policy` is borrowed and must be empty.
   Space(uint64_t data_bytes, EvictionPolicy& policy);
 
+  // Once, before anything else, see Allocator::Restore: what is in use, GRANTED, each with its
+  // generation. Readmit makes one of them an entry.
+  std::vector<uint32_t> Restore(std::span<const Allocator::Range> used,
+                                std::span<const uint64_t> generations);
+  void Readmit(uint32_t extent, uint32_t slot, Instant now);
+
   // An extent from what is free, ending limbo, oldest first, as far as it is needed; kNoExtent when
   // that is not enough: evict what Plan names, then again.
   uint32_t Grant(uint64_t bytes, uint64_t generation);

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Installs the Debian 12 packages that are named below and missing; with --clang also those of the
 # clang lanes, with --rdma those of the virtual machine in which RDMA is tested, with --python those
-# of the Python package and its tests.
-# Usage: deploy/install_packages.sh [--clang] [--rdma] [--python]
+# of the Python package and its tests, with --etcd that of the tests with several managers, with
+# --deploy those of the tests of deploy/, with --images those that build the container images in a
+# test.
 set -euo pipefail
 
+usage="Usage: $0 [--clang] [--rdma] [--python] [--etcd] [--deploy] [--images]"
 packages=(
   g++ cmake ninja-build pkg-config ccache mold git python3
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
@@ -15,13 +17,16 @@ packages=(
 for flag in "$@"; do
   case "$flag" in
     --python) packages+=(python3-dev python3-venv python3-numpy python3-torch) ;;
+    --etcd) packages+=(etcd-server) ;;
     --clang) packages+=(clang libclang-rt-14-dev) ;;
+    --deploy) packages+=(prometheus python3-venv systemd) ;;
+    --images) packages+=(buildah debootstrap python3-venv) ;;
     --rdma)
       packages+=(ibverbs-providers qemu-system-x86 busybox-static kmod cpio xz-utils iproute2
         binutils perftest)
       ;;
     *)
-      echo "Usage: deploy/install_packages.sh [--clang] [--rdma] [--python]" >&2
+      echo "$usage" >&2
       exit 2
       ;;
   esac

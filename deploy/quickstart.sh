@@ -139,7 +139,7 @@ start_cluster() {
   choose_ports
   manager="127.0.0.1:$base"
   start manager "$bin/simm-manager" --listen "$manager" --http "127.0.0.1:$((base + 79))" \
-    --state "$folder/state"
+    --state "$folder/state" --new-cluster
   local i
   for i in 0 1 2; do
     start "server-$i" "$bin/simm-dataserver" --manager "$manager" --name "server-$i" \

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "common/base/ids.h"
+#include "common/base/status.h"
 #include "common/routing/route_table.h"
 
 namespace simm::manager {
@@ -13,9 +14,21 @@ struct DurableState {
   MapContents map;
   std::vector<ServerId> homes;  // of placement.h; kShards entries
   ServerId next_server = 1;
+  // Ascending: whom an operator drains, dead or alive, until undrain or removal.
+  std::vector<ServerId> draining;
 };
 
 // The state of a cluster that begins: no server, the namespace "default", term 1, epoch 1.
 DurableState NewCluster(const Id128& cluster);
+
+// The state that goes on from a map whose manager has lost its state: at the next term and epoch.
+// Homes are not in a map: each shard's owner becomes its home, so a server that is dead in it comes
+// back to its share, but not to the very shards that it had. kCorrupt, kFailedPrecondition: no
+// manager of this version has made that map.
+Result<DurableState> AdoptedFrom(const RouteTable& table);
+
+// kCorrupt when the state contradicts itself: what membership builds upon, beyond what a RouteTable
+// checks.
+Status CheckState(const DurableState& state);
 
 }  // namespace simm::manager

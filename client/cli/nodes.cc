@@ -24,6 +24,18 @@ nlohmann::json ToJson(const rpc::NodeStatus& node) {
           {"shards", node.shards},
           {"term", node.map.term},
           {"epoch", node.map.epoch},
+          {"boot_id", ToString(node.record.boot_id)},
+          {"can_report_map", node.record.Can(kCapabilityReportMap)},
+          {"can_migrate", node.record.Can(kCapabilityMigration)},
+          {"shards_coming", node.shards_coming},
+          {"shards_leaving", node.shards_leaving},
+          {"shards_to_pull", node.migration.shards_to_pull},
+          {"entries_pulled", node.migration.entries_pulled},
+          {"bytes_pulled", node.migration.bytes_pulled},
+          {"entries_given_up", node.migration.entries_given_up},
+          {"bytes_given_up", node.migration.bytes_given_up},
+          {"entries_left", node.migration.entries_left},
+          {"bytes_left", node.migration.bytes_left},
           {"silent_ms", node.silent_ms},
           {"data_bytes", stats.data_bytes},
           {"free_bytes", stats.free_bytes},
@@ -93,15 +105,49 @@ int List(const Session& session) {
   return kDone;
 }
 
-int Remove(const Session& session, const std::string& name) {
+// Says so where there is no such server; otherwise as Session::Fail.
+int FailNamed(const Session& session, const std::string& name, const Status& status) {
+  if (status.code() != Code::kMiss) return session.Fail(status);
+  std::fprintf(stderr, "simmctl: no server is called '%s'; see simmctl nodes\n", name.c_str());
+  return kNotThere;
+}
+
+int Show(const Session& session, const std::string& name) {
+  std::unique_ptr<Admin> admin;
+  if (const int code = session.OpenAdmin(&admin); code != kDone) return code;
+  const Result<rpc::ClusterStatus> status = admin->GetStatus(session.timeout());
+  if (!status.ok()) return session.Fail(status.status());
+  for (const rpc::NodeStatus& node : status->nodes) {
+    if (node.record.name != name) continue;
+    nlohmann::json object = ToJson(node);
+    object["transports"] = TransportsOf(node.stats);
+    if (session.json) {
+      session.PrintJson(object);
+      return kDone;
+    }
+    object.erase("transports");
+    for (const auto& [key, value] : object.items()) {
+      const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+      std::printf("%-18s %s\n", key.c_str(), text.c_str());
+    }
+    for (const rpc::TransportStatus& entry : node.stats.transports) {
+      const std::string state = entry.offered ? std::to_string(entry.connections) + " connections"
+                                              : "not offered: " + entry.reason;
+      std::printf("transport %-8s %s\n", entry.name.c_str(), state.c_str());
+    }
+    return kDone;
+  }
+  return FailNamed(session, name, Status(Code::kMiss, ""));
+}
+
+int Remove(const Session& session, const std::string& name, bool yes) {
+  const std::string question =
+      "this forgets server '" + name + "' for good, others own its shards at once";
+  if (const int code = session.Confirm(yes, question); code != kDone) return code;
   std::unique_ptr<Admin> admin;
   if (const int code = session.OpenAdmin(&admin); code != kDone) return code;
   const Status status = admin->RemoveNode(name, session.timeout());
-  if (status.code() == Code::kMiss) {
-    std::fprintf(stderr, "simmctl: no server is called '%s'; see simmctl nodes\n", name.c_str());
-    return kNotThere;
-  }
-  if (!status.ok()) return session.Fail(status);
+  if (!status.ok()) return FailNamed(session, name, status);
   if (session.json) {
     session.PrintJson({{"removed", name}});
   } else {
@@ -110,10 +156,30 @@ int Remove(const Session& session, const std::string& name) {
   return kDone;
 }
 
+int Drain(const Session& session, const std::string& name, bool undrain) {
+  std::unique_ptr<Admin> admin;
+  if (const int code = session.OpenAdmin(&admin); code != kDone) return code;
+  const Result<rpc::DrainReply> reply = admin->DrainNode(name, undrain, session.timeout());
+  if (!reply.ok()) return FailNamed(session, name, reply.status());
+  if (session.json) {
+    session.PrintJson({{undrain ? "undrained" : "draining", name},
+                       {"migrates", reply->migrates},
+                       {"epoch", reply->map.epoch}});
+  } else if (undrain) {
+    std::printf("%s gets its shards back with epoch %lu\n", name.c_str(), reply->map.epoch);
+  } else {
+    std::printf("%s is being drained since epoch %lu; simmctl node show %s says how far it is\n",
+                name.c_str(), reply->map.epoch, name.c_str());
+    if (!reply->migrates) std::printf("it cannot move its entries: they are misses from now on\n");
+  }
+  return kDone;
+}
+
 }  // namespace
 
 void AddNodes(CLI::App& app, Session& session) {
-  CLI::App* nodes = app.add_subcommand("nodes", "The data servers, one a line; nodes remove NAME");
+  CLI::App* nodes =
+      app.add_subcommand("nodes", "The data servers, one a line; show, drain, undrain, remove one");
   nodes->alias("node");
   nodes->require_subcommand(0, 1);
   nodes->callback([&session, nodes] {
@@ -123,12 +189,26 @@ void AddNodes(CLI::App& app, Session& session) {
   });
   CLI::App* list = nodes->add_subcommand("list", "The same as nodes");
   list->callback([&session] { session.command = [&session] { return List(session); }; });
+  // A command about one server.
+  const auto add = [&session, nodes](const std::string& verb, const std::string& what, auto run) {
+    CLI::App* command = nodes->add_subcommand(verb, what);
+    auto name = std::make_shared<std::string>();
+    command->add_option("NAME", *name, "Its name, as nodes shows it")->required();
+    command->callback([&session, name, run] {
+      session.command = [&session, name, run] { return run(session, *name); };
+    });
+    return command;
+  };
+  add("show", "All that is known of one server", Show);
+  add("drain", "Gives its shards to others until undrain; it may be stopped when it is empty",
+      [](const Session& s, const std::string& name) { return Drain(s, name, false); });
+  add("undrain", "Gives a drained server its shards back",
+      [](const Session& s, const std::string& name) { return Drain(s, name, true); });
+  auto yes = std::make_shared<bool>(false);
   CLI::App* remove =
-      nodes->add_subcommand("remove", "Forgets a dead server for good: others own its shards");
-  auto name = std::make_shared<std::string>();
-  remove->add_option("NAME", *name, "Its name, as nodes shows it")->required();
-  remove->callback(
-      [&session, name] { session.command = [&session, name] { return Remove(session, *name); }; });
+      add("remove", "Forgets a dead server for good: others own its shards",
+          [yes](const Session& s, const std::string& name) { return Remove(s, name, *yes); });
+  remove->add_flag("--yes", *yes, "Do it without a question");
 }
 
 }  // namespace simm::cli

@@ -1,6 +1,9 @@
 #include "client/cli/session.h"
 
+#include <unistd.h>
+
 #include <cstdio>
+#include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "common/base/bytes.h"
@@ -87,6 +90,20 @@ int Session::Fail(const Status& status) const {
                "  - to try SiMM here:          ./deploy/quickstart.sh --keep\n",
                manager.c_str());
   return kUnreachable;
+}
+
+int Session::Confirm(bool yes, const std::string& question) const {
+  if (yes) return kDone;
+  if (isatty(STDIN_FILENO) == 0) {
+    std::fprintf(stderr, "simmctl: %s; add --yes to do it\n", question.c_str());
+    return kUsage;
+  }
+  std::fprintf(stderr, "%s. Do it? [y/N] ", question.c_str());
+  std::string answer;
+  std::getline(std::cin, answer);
+  if (answer == "y" || answer == "yes") return kDone;
+  std::fprintf(stderr, "simmctl: nothing was done\n");
+  return kUsage;
 }
 
 void Session::PrintJson(const nlohmann::json& object) const {

@@ -51,6 +51,9 @@ class Session {
 
   // Says on stderr what went wrong, with what to do where the cluster is not there; the exit code.
   int Fail(const Status& status) const;
+  // Asks on the terminal whether to do what `question` says. With `yes`, or after the answer "y" or
+  // "yes": kDone. Otherwise, or where nobody can answer: kUsage after a message.
+  int Confirm(bool yes, const std::string& question) const;
   // One object on stdout.
   void PrintJson(const nlohmann::json& object) const;
   // The key for output: as it was typed.
@@ -64,5 +67,6 @@ void AddMap(CLI::App& app, Session& session);
 void AddValues(CLI::App& app, Session& session);
 void AddKeys(CLI::App& app, Session& session);
 void AddClear(CLI::App& app, Session& session);
+void AddEvents(CLI::App& app, Session& session);
 
 }  // namespace simm::cli

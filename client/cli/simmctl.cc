@@ -17,6 +17,8 @@ constexpr char kFooter[] = R"(Examples:
   simmctl exists a b c && echo "all there"
   simmctl map greeting                          which data server holds it
   simmctl --hex-key get 00ff10                  a key of any bytes
+  simmctl node drain server-2                   empty it, then stop it
+  simmctl events --limit 20                     what happened lately
   simmctl clear --namespace tests --yes         drop all of a namespace
   SIMM_CLUSTER_MANAGER=10.0.0.5:30001 simmctl status
 
@@ -53,6 +55,7 @@ int main(int argc, char** argv) {
   simm::cli::AddValues(app, session);
   simm::cli::AddKeys(app, session);
   simm::cli::AddClear(app, session);
+  simm::cli::AddEvents(app, session);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

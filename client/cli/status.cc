@@ -15,6 +15,7 @@ struct Totals {
   size_t suspect = 0;
   size_t dead = 0;
   size_t draining = 0;
+  uint32_t moving = 0;  // shards
 };
 
 Totals Sum(const rpc::ClusterStatus& status) {
@@ -34,6 +35,7 @@ Totals Sum(const rpc::ClusterStatus& status) {
         ++totals.draining;
         break;
     }
+    totals.moving += node.shards_coming;
     if (node.record.state == ServerState::kDead) continue;
     totals.stats.data_bytes += node.stats.data_bytes;
     totals.stats.live_bytes += node.stats.live_bytes;
@@ -56,6 +58,10 @@ nlohmann::json ToJson(const rpc::ClusterStatus& status, const Totals& totals) {
           {"uptime_ms", status.uptime_ms},
           {"watchers", status.watchers},
           {"namespaces", status.namespaces},
+          {"leader", status.leader},
+          {"frozen", status.frozen},
+          {"problem", status.problem},
+          {"shards_moving", totals.moving},
           {"servers",
            {{"alive", totals.alive},
             {"suspect", totals.suspect},
@@ -78,6 +84,7 @@ void Print(const rpc::ClusterStatus& status, const Totals& totals) {
   std::printf("manager     version %s, up %s, %lu watchers of the map\n",
               status.manager_version.c_str(), FormatDuration(status.uptime_ms).c_str(),
               status.watchers);
+  if (!status.leader.empty()) std::printf("leader      %s\n", status.leader.c_str());
   std::printf("servers     %zu alive, %zu suspect, %zu dead, %zu draining\n", totals.alive,
               totals.suspect, totals.dead, totals.draining);
   std::printf("memory      %s of %s hold live entries (%s)\n", FormatSize(sum.live_bytes).c_str(),
@@ -88,6 +95,11 @@ void Print(const rpc::ClusterStatus& status, const Totals& totals) {
               WithCommas(sum.hits).c_str(), WithCommas(sum.misses).c_str(),
               Percent(sum.hits, sum.hits + sum.misses).c_str(), WithCommas(sum.puts).c_str(),
               WithCommas(sum.evictions).c_str());
+  if (totals.moving != 0) {
+    std::printf("moving      %u shards are being pulled by their new owners\n", totals.moving);
+  }
+  if (!status.frozen.empty()) std::printf("FROZEN      %s\n", status.frozen.c_str());
+  if (!status.problem.empty()) std::printf("PROBLEM     %s\n", status.problem.c_str());
   if (totals.alive == 0) {
     std::printf(
         "\nNo data server is alive, so every get is a miss. Start one:\n"

@@ -1,5 +1,8 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -70,7 +73,8 @@ Status Explain(const KeyResult& result, uint64_t bytes) {
   }
 }
 
-int Put(const Session& session, const std::string& text, const std::string& path, bool replace) {
+int Put(const Session& session, const std::string& text, const std::string& path, bool replace,
+        double ttl_s) {
   std::string key;
   if (const int code = session.ReadKey(text, &key); code != kDone) return code;
   const Result<std::vector<char>> bytes = ReadWhole(path);
@@ -80,6 +84,9 @@ int Put(const Session& session, const std::string& text, const std::string& path
   PutOptions options;
   options.deadline = session.timeout();
   options.replace = replace;
+  // Never "for ever" for what was asked to end.
+  if (ttl_s > 0)
+    options.ttl = std::chrono::milliseconds(std::max<int64_t>(1, std::llround(ttl_s * 1000)));
   const PutItem item{key, bytes->data(), bytes->size()};
   const KeyResult result = client->Put({&item, 1}, options)[0];
   const bool kept = result.code == Code::kExists;
@@ -149,15 +156,18 @@ void AddValues(CLI::App& app, Session& session) {
   struct Arguments {
     std::string key, file;
     bool replace = false;
+    double ttl_s = 0;
   };
   auto arguments = std::make_shared<Arguments>();
   CLI::App* put = app.add_subcommand("put", "Stores a file's bytes under a key");
   put->add_option("KEY", arguments->key, "The key")->required();
   put->add_option("FILE", arguments->file, "The file; - is stdin")->required();
   put->add_flag("--replace", arguments->replace, "Replace a value that is there");
+  put->add_option("--ttl", arguments->ttl_s, "Seconds until the value is gone; 0: never")
+      ->check(CLI::Range(0.0, 4'294'967.0));
   put->callback([&session, arguments] {
     session.command = [&session, arguments] {
-      return Put(session, arguments->key, arguments->file, arguments->replace);
+      return Put(session, arguments->key, arguments->file, arguments->replace, arguments->ttl_s);
     };
   });
   CLI::App* get = app.add_subcommand("get", "Writes a key's value to a file or to stdout");

@@ -39,4 +39,11 @@ class MonotonicClock final : public Clock {
   static MonotonicClock& Get();
 };
 
+// CLOCK_BOOTTIME: since the boot of the host, sleep included; the same for all its processes.
+class BootClock final : public Clock {
+ public:
+  Instant Now() const override;
+  static BootClock& Get();
+};
+
 }  // namespace simm

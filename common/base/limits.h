@@ -18,6 +18,8 @@ inline constexpr size_t kMaxNamespaces = 1 << 16;  // the id is 16 bits in slot 
 inline constexpr size_t kMaxServerNameBytes = 128;
 inline constexpr uint32_t kShards = 65536;
 inline constexpr size_t kMaxServers = 4096;
+// Bytes of one pool: 64 PiB; a sum of kMaxServers of them fits 128 bits.
+inline constexpr uint64_t kMaxServerWeight = 1ULL << 56;
 inline constexpr size_t kMaxReplicas = 3;
 
 // A message's body. Bounded by what a receive buffer of a shared receive queue holds (DESIGN 2).
@@ -47,9 +49,9 @@ inline constexpr auto kAheadPause = 1s;              // after the server has ref
 inline constexpr auto kLaneTending = 250ms;    // how often an idle lane with leases is looked at
 inline constexpr size_t kMaxLostLanes = 1024;  // that broke and are still to be disowned
 
-inline constexpr uint64_t kSharedWaveBytes = 2ULL << 20;  // the same for gets over shared memory
+inline constexpr uint64_t kSharedWaveBytes = 2ULL << 20;   // the same for gets over shared memory
+inline constexpr uint64_t kHashedBeforeCopy = 1ULL << 20;  // values of a put over shared memory
 inline constexpr size_t kRdmaLanesPerServer = 4;  // queue pairs of one process to one server
-inline constexpr size_t kMaxRdmaLanes = 2048;     // of one process; the longest unused close
 inline constexpr size_t kMaxBounceBuffers = 16;   // of kWaveBytes each
 
 // Data server.
@@ -83,7 +85,9 @@ inline constexpr uint64_t kPinShare = 4;  // held by pins at most: this part of 
 inline constexpr auto kHeartbeat = 1s;
 inline constexpr auto kSuspectAfter = 3s;
 inline constexpr auto kDeadAfter = 10s;
-inline constexpr size_t kWatchQueueUpdates = 64;  // beyond it a watcher gets a snapshot
-inline constexpr auto kServersFirst = 500ms;      // longest wait for data servers to ack an epoch
+inline constexpr size_t kWatchQueueUpdates = 64;   // beyond it a watcher gets a snapshot
+inline constexpr auto kServersFirst = 500ms;       // longest wait for data servers to ack an epoch
+inline constexpr size_t kMaxPulledShards = 16384;  // of one heartbeat; the others with the next one
+inline constexpr size_t kMaxEvents = 4096;         // that the manager remembers
 
 }  // namespace simm::limits

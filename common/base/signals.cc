@@ -21,6 +21,12 @@ void BlockStopSignals() {
   std::signal(SIGPIPE, SIG_IGN);
 }
 
+bool StopSignalPending() {
+  sigset_t pending;
+  return sigpending(&pending) == 0 &&
+         (sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1);
+}
+
 int WaitForStopSignal() {
   const sigset_t set = StopSignals();
   int signal = 0;

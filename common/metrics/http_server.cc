@@ -102,7 +102,7 @@ Status SplitAddress(const std::string& address, std::string* host, int* port) {
 class HttpServer::State {
  public:
   State(const HttpOptions& options, Registry& registry)
-      : ready_(options.ready), registry_(registry) {
+      : ready_(options.ready), note_(options.note), registry_(registry) {
     server_.new_task_queue = [] { return new BoundedPool; };
     server_.set_socket_options(SetSocketOptions);
     server_.set_read_timeout(options.idle_seconds);
@@ -146,7 +146,8 @@ class HttpServer::State {
     if (request.path == "/healthz") return {.body = "ok\n"};
     if (request.path == "/readyz") {
       const Status status = ready_ ? ready_() : Status::Ok();
-      if (status.ok()) return {.body = "ok\n"};
+      const std::string note = note_ ? note_() : std::string();
+      if (status.ok()) return {.body = note.empty() ? "ok\n" : "ok\n" + note + "\n"};
       return {.status = 503, .body = status.message() + "\n"};
     }
     if (request.path == "/metrics") {
@@ -166,6 +167,7 @@ class HttpServer::State {
   httplib::Server server_;
   std::thread accepting_;
   const std::function<Status()> ready_;
+  const std::function<std::string()> note_;
   Registry& registry_;
   Mutex mutex_;
   std::map<std::string, HttpHandler> routes_ SIMM_GUARDED_BY(mutex_);

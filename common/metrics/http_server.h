@@ -26,6 +26,8 @@ struct HttpOptions {
   std::string address;  // HOST:PORT, port 0 for any free one
   // Ok: /readyz answers 200 "ok". Otherwise 503 with the message. Empty: always ready.
   std::function<Status()> ready;
+  // What a person who looks at /readyz should know although it is ok; follows it. May be empty.
+  std::function<std::string()> note = {};
   // A connection on which no byte moves for so long is closed.
   int idle_seconds = 3;
 };

@@ -13,7 +13,7 @@
 // survives a restart. Little-endian. Any change here changes kLayoutVersion, hence the fingerprint.
 namespace simm::protocol {
 
-inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr uint32_t kLayoutVersion = 2;
 inline constexpr size_t kSlotBytes = 64;
 inline constexpr size_t kSlotsPerBucket = 15;
 inline constexpr size_t kBucketBytes = 1024;
@@ -100,14 +100,16 @@ struct alignas(kLeaseRecordBytes) LeaseRecord {
   uint64_t offset = 0;
   uint64_t bytes = 0;
   uint64_t session = 0;
-  uint64_t lane = 0;
+  uint64_t lane_tag = 0;  // the client's name of the lane
   uint32_t owner_pid = 0;
-  uint32_t reserved0 = 0;
+  uint32_t flags = 0;
   uint64_t owner_start_time = 0;
-  uint32_t reserved1 = 0;
+  uint32_t owner_namespace = 0;  // of pids, in which owner_pid counts
   uint32_t crc = 0;
 };
 static_assert(sizeof(LeaseRecord) == kLeaseRecordBytes);
+// The owner has the memory mapped: it writes until it says that it has stopped, or ends.
+inline constexpr uint32_t kLeaseOfMapping = 1;
 
 inline constexpr uint64_t kPoolMagic = 0x314c4f4f504d4d53ULL;  // "SMMPOOL1"
 
@@ -117,7 +119,8 @@ struct Superblock {
   uint64_t layout_fingerprint = 0;
   uint64_t pool_id_high = 0;
   uint64_t pool_id_low = 0;
-  uint64_t incarnation = 0;
+  uint64_t host_boot_high = 0;  // of the host when the files were made: memory does not outlive it
+  uint64_t host_boot_low = 0;
   uint64_t data_bytes = 0;
   uint64_t bucket_count = 0;
   uint64_t buckets_offset = 0;
@@ -128,8 +131,22 @@ struct Superblock {
   uint64_t index_bytes = 0;
   uint32_t reserved0 = 0;
   uint32_t crc = 0;  // of all before
+  // CRC-32C << 32 | incarnation: raised by one store, so that a kill leaves the old or the new one.
+  uint64_t incarnation_word = 0;
+  uint64_t cluster_word = 0;  // hash of the id of the cluster whose entries these are; 0: none yet
+
   uint32_t ComputeCrc() const {
     return Crc32c({reinterpret_cast<const std::byte*>(this), offsetof(Superblock, crc)});
+  }
+  uint64_t IncarnationWord(uint32_t incarnation) const {
+    const uint64_t facts[] = {pool_id_high, pool_id_low, incarnation};
+    return uint64_t{Crc32c({reinterpret_cast<const std::byte*>(facts), sizeof facts})} << 32 |
+           incarnation;
+  }
+  // 0: damaged.
+  uint32_t incarnation() const {
+    const auto said = static_cast<uint32_t>(incarnation_word);
+    return IncarnationWord(said) == incarnation_word ? said : 0;
   }
 };
 static_assert(sizeof(Superblock) <= kSuperblockBytes);

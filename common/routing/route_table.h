@@ -36,6 +36,11 @@ std::string ToString(const MapVersion& version);  // "cluster 3f2a.. term 1 epoc
 enum class ServerState : uint8_t { kAlive = 1, kSuspect = 2, kDead = 3, kDraining = 4 };
 std::string_view ServerStateName(ServerState state);  // "alive", ...
 
+// What a data server can do that an older one cannot: bits of ServerRecord::capabilities (their
+// meaning: Capability in proto/types.proto).
+inline constexpr uint64_t kCapabilityReportMap = 1;
+inline constexpr uint64_t kCapabilityMigration = 2;
+
 // A data server as the map knows it.
 struct ServerRecord {
   ServerId id = kNoServer;
@@ -48,10 +53,15 @@ struct ServerRecord {
   std::string zone;
   uint64_t weight = 0;  // bytes of the pool
   ServerState state = ServerState::kAlive;
+  uint64_t capabilities = 0;
+  bool Can(uint64_t capability) const { return (capabilities & capability) != 0; }
   friend bool operator==(const ServerRecord&, const ServerRecord&) = default;
 };
 
-// One owner of a shard; `source` is who still holds its older values while they are migrated.
+// One owner of a shard. `source`, if there is one, still holds the shard's older values: at epoch
+// E+1 the owner takes the writes and begins to pull, a reader asks both at once, and the source
+// keeps and serves what it has; when the owner has reported the shard as pulled, E+2 names no
+// source and the old one drops it. A source is alive, or draining, and never the owner itself.
 struct ShardOwner {
   ServerId server = kNoServer;
   ServerId source = kNoServer;

@@ -89,7 +89,7 @@ Code CodeOfGrpc(grpc::StatusCode code) {
 
 }  // namespace
 
-std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address, int max_request_bytes) {
   RouteLibraryLogs();
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
@@ -102,7 +102,7 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 3000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetMaxReceiveMessageSize(kMaxUpdateBytes);
-  arguments.SetMaxSendMessageSize(kMaxRequestBytes);
+  arguments.SetMaxSendMessageSize(max_request_bytes);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
@@ -122,10 +122,11 @@ std::shared_ptr<grpc::Channel> SharedChannel(const std::string& address) {
   return shared;
 }
 
-grpc::Status ToGrpc(const Status& status) {
+grpc::Status ToGrpc(const Status& status, const std::string& leader) {
   if (status.ok()) return grpc::Status::OK;
   v1::ErrorDetail detail;
   detail.set_code(static_cast<uint32_t>(status.code()));
+  if (!leader.empty()) detail.set_leader(leader);
   return grpc::Status(GrpcCodeOf(status.code()), status.message(), detail.SerializeAsString());
 }
 
@@ -137,6 +138,12 @@ Status FromGrpc(const grpc::Status& status, const std::string& peer) {
     return Status(static_cast<Code>(detail.code()), status.error_message());
   }
   return Status(CodeOfGrpc(status.error_code()), peer + ": " + status.error_message());
+}
+
+std::string LeaderOf(const grpc::Status& status) {
+  v1::ErrorDetail detail;
+  if (status.error_details().empty() || !detail.ParseFromString(status.error_details())) return {};
+  return detail.leader();
 }
 
 void RouteLibraryLogs() {

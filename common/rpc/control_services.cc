@@ -12,6 +12,7 @@
 #include "common/base/host_port.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/convert.h"
+#include "common/rpc/map_codec.h"
 #include "common/rpc/map_stream.h"
 #include "proto/dataserver.grpc.pb.h"
 #include "proto/manager.grpc.pb.h"
@@ -23,7 +24,7 @@ using Observer = std::function<void(std::string_view, Code, Duration)>;
 
 // Runs `call`, reports it, and gives its value to `reply` in wire form.
 template <typename Call, typename Give>
-grpc::Status Serve(const Observer& observer, std::string_view method, Call call, Give give) {
+Status Run(const Observer& observer, std::string_view method, Call call, Give give) {
   const Instant start = MonotonicClock::Get().Now();
   auto result = call();
   Status status;
@@ -34,7 +35,29 @@ grpc::Status Serve(const Observer& observer, std::string_view method, Call call,
     if (result.ok()) give(*result);
   }
   if (observer) observer(method, status.code(), MonotonicClock::Get().Now() - start);
-  return ToGrpc(status);
+  return status;
+}
+template <typename Call, typename Give>
+grpc::Status Serve(const Observer& observer, std::string_view method, Call call, Give give) {
+  return ToGrpc(Run(observer, method, std::move(call), std::move(give)));
+}
+
+// The pieces of a reported map put together. kTooLarge beyond the bound of an update.
+Result<std::shared_ptr<const RouteTable>> ReadMap(grpc::ServerReader<v1::MapPiece>& reader) {
+  std::string bytes;
+  v1::MapPiece piece;
+  while (reader.Read(&piece)) {
+    if (bytes.size() + piece.bytes().size() > static_cast<size_t>(kMaxUpdateBytes)) {
+      return Status(Code::kTooLarge, "the map reported is larger than any map can be");
+    }
+    bytes += piece.bytes();
+  }
+  Result<MapUpdate> update = DecodeUpdate(bytes);
+  if (!update.ok()) return update.status();
+  if (update->snapshot == nullptr) {
+    return Status(Code::kInvalidArgument, "the map reported is no snapshot");
+  }
+  return update->snapshot;
 }
 
 class ManagerService final : public v1::Manager::Service {
@@ -44,35 +67,70 @@ class ManagerService final : public v1::Manager::Service {
 
   grpc::Status Register(grpc::ServerContext*, const v1::RegisterRequest* request,
                         v1::RegisterReply* reply) override {
-    return Serve(
-        observer_, "Register", [&] { return handler_.Register(FromProto(*request)); },
+    return Answer(
+        "Register", [&] { return handler_.Register(FromProto(*request)); },
         [&](const auto& value) { *reply = ToProto(value); });
   }
   grpc::Status Heartbeat(grpc::ServerContext*, const v1::HeartbeatRequest* request,
                          v1::HeartbeatReply* reply) override {
-    return Serve(
-        observer_, "Heartbeat", [&] { return handler_.Heartbeat(FromProto(*request)); },
+    return Answer(
+        "Heartbeat", [&] { return handler_.Heartbeat(FromProto(*request)); },
         [&](const auto& value) { *reply = ToProto(value); });
   }
   grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*,
                          v1::ClusterStatus* reply) override {
-    return Serve(
-        observer_, "GetStatus", [&] { return handler_.GetStatus(); },
+    return Answer(
+        "GetStatus", [&] { return handler_.GetStatus(); },
         [&](const auto& value) { *reply = ToProto(value); });
   }
   grpc::Status CreateNamespace(grpc::ServerContext*, const v1::CreateNamespaceRequest* request,
                                v1::CreateNamespaceReply* reply) override {
-    return Serve(
-        observer_, "CreateNamespace", [&] { return handler_.CreateNamespace(request->name()); },
+    return Answer(
+        "CreateNamespace", [&] { return handler_.CreateNamespace(request->name()); },
         [&](NamespaceId id) { reply->set_id(id); });
   }
   grpc::Status RemoveNode(grpc::ServerContext*, const v1::RemoveNodeRequest* request,
                           v1::RemoveNodeReply*) override {
-    return Serve(
-        observer_, "RemoveNode", [&] { return handler_.RemoveNode(request->name()); }, nullptr);
+    return Answer(
+        "RemoveNode", [&] { return handler_.RemoveNode(request->name()); }, nullptr);
+  }
+  grpc::Status ReportMap(grpc::ServerContext*, grpc::ServerReader<v1::MapPiece>* reader,
+                         v1::ReportMapReply*) override {
+    return Answer(
+        "ReportMap",
+        [&] {
+          Result<std::shared_ptr<const RouteTable>> table = ReadMap(*reader);
+          return table.ok() ? handler_.ReportMap(*std::move(table)) : table.status();
+        },
+        nullptr);
+  }
+  grpc::Status DrainNode(grpc::ServerContext*, const v1::DrainNodeRequest* request,
+                         v1::DrainNodeReply* reply) override {
+    return Answer(
+        "DrainNode", [&] { return handler_.DrainNode(request->name(), request->undrain()); },
+        [&](const DrainReply& value) {
+          reply->set_migrates(value.migrates);
+          *reply->mutable_map() = ToProto(value.map);
+        });
+  }
+  grpc::Status ListEvents(grpc::ServerContext*, const v1::ListEventsRequest* request,
+                          v1::ListEventsReply* reply) override {
+    return Answer(
+        "ListEvents", [&] { return handler_.ListEvents(request->after(), request->newest()); },
+        [&](const std::vector<Event>& events) {
+          for (const Event& event : events) *reply->add_events() = ToProto(event);
+        });
   }
 
  private:
+  // As Serve; a manager that cannot do its work says who can.
+  template <typename Call, typename Give>
+  grpc::Status Answer(std::string_view method, Call call, Give give) {
+    const Status status = Run(observer_, method, std::move(call), std::move(give));
+    return ToGrpc(status,
+                  status.code() == Code::kUnavailable ? handler_.LeaderElsewhere() : std::string());
+  }
+
   ManagerHandler& handler_;
   const Observer& observer_;
 };
@@ -93,7 +151,9 @@ class DataServerService final : public v1::DataServer::Service {
                         v1::OpenLaneReply* reply) override {
     return Serve(
         observer_, "OpenLane",
-        [&] { return handler_.OpenLane({request->transport(), request->offer()}); },
+        [&] {
+          return handler_.OpenLane({request->transport(), request->offer()});
+        },
         [&](const std::string& answer) { reply->set_answer(answer); });
   }
   grpc::Status ClearNamespace(grpc::ServerContext* context,

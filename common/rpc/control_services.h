@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "common/base/clock.h"
 #include "common/base/status.h"
@@ -23,6 +24,14 @@ class ManagerHandler {
   virtual Result<ClusterStatus> GetStatus() = 0;
   virtual Result<NamespaceId> CreateNamespace(const std::string& name) = 0;
   virtual Status RemoveNode(const std::string& name) = 0;
+  // The map of a server that was asked for it (RegisterReply::send_map).
+  virtual Status ReportMap(std::shared_ptr<const RouteTable> table) = 0;
+  virtual Result<DrainReply> DrainNode(const std::string& name, bool undrain) = 0;
+  // The newest `newest` (0: all) of those with a number above `after`, ascending.
+  virtual Result<std::vector<Event>> ListEvents(uint64_t after, uint32_t newest) = 0;
+  // Where the manager is that decides, when it is another than this one and known; else empty. A
+  // call that ends with kUnavailable carries it to the caller.
+  virtual std::string LeaderElsewhere() const = 0;
 };
 
 class DataServerHandler {

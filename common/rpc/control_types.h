@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/base/ids.h"
@@ -21,13 +22,19 @@ struct RegisterRequest {
   std::string data_address;
   std::string zone;
   uint64_t weight = 0;
-  std::string version;  // of the program
+  std::string version;        // of the program
+  uint64_t capabilities = 0;  // of route_table.h
+  MapVersion held{};          // of the newest map here; without a cluster: none
 };
+// kNoServer as `id`: not registered yet, the manager is learning the newest map (proto). The server
+// goes on as it is, reports its map if `send_map` says so, and registers again after `retry_ms`.
 struct RegisterReply {
   ServerId id = kNoServer;
-  MapVersion map;
+  MapVersion map{};
   uint32_t heartbeat_ms = 0;  // how often the manager wants to hear
   uint32_t dead_ms = 0;
+  bool send_map = false;
+  uint32_t retry_ms = 0;
 };
 
 // A transport of a data server, and why clients can use it or not.
@@ -58,11 +65,29 @@ struct ServerStats {
   std::vector<TransportStatus> transports;
 };
 
+// How far a data server is with moving shards. Counters since its start.
+struct MigrationProgress {
+  // As a destination.
+  uint32_t shards_to_pull = 0;
+  uint64_t entries_pulled = 0;
+  uint64_t bytes_pulled = 0;
+  uint64_t entries_given_up = 0;  // no room here, or not readable at the source
+  uint64_t bytes_given_up = 0;
+  // As a source: what lies here in shards that others own and have not pulled yet.
+  uint64_t entries_left = 0;
+  uint64_t bytes_left = 0;
+  friend bool operator==(const MigrationProgress&, const MigrationProgress&) = default;
+};
+
 struct HeartbeatRequest {
   ServerId id = kNoServer;
   Id128 boot_id;
   MapVersion map;  // that the server has applied
-  ServerStats stats;
+  ServerStats stats{};
+  // Ascending: shards of which it has pulled all that the source holds which `map` names in the
+  // row. At most limits::kMaxPulledShards; repeated until the row has no source any more.
+  std::vector<uint32_t> pulled_shards{};
+  MigrationProgress migration{};
 };
 struct HeartbeatReply {
   MapVersion map;               // the newest
@@ -76,6 +101,9 @@ struct NodeStatus {
   MapVersion map;
   ServerStats stats;
   std::string version;
+  MigrationProgress migration;
+  uint32_t shards_coming = 0;   // rows in which it is the owner and another the source
+  uint32_t shards_leaving = 0;  // rows in which it is the source; a drain is over at 0
 };
 struct ClusterStatus {
   MapVersion map;
@@ -84,6 +112,44 @@ struct ClusterStatus {
   uint64_t watchers = 0;
   std::vector<NodeStatus> nodes;
   std::vector<std::string> namespaces;
+  std::string frozen;   // why no server is declared dead now; empty: the map is not frozen
+  std::string leader;   // address of the manager that decides; empty: one manager, or none decides
+  std::string problem;  // why this manager cannot do its work; empty: it can
+};
+
+struct DrainReply {
+  bool migrates = false;  // false: the moved shards begin empty
+  MapVersion map{};       // in which it is so
+};
+
+// What happened to the cluster; the numbers are those of proto/manager.proto.
+enum class EventKind : uint8_t {
+  kManagerStarted = 1,
+  kMapAdopted = 2,
+  kJoined = 3,
+  kReturned = 4,
+  kTookOver = 5,
+  kReplaced = 6,
+  kDied = 7,
+  kRemoved = 8,
+  kEpoch = 9,
+  kFrozen = 10,
+  kThawed = 11,
+  kDraining = 12,
+  kDrained = 13,
+  kUndrained = 14,
+  kStoreFailed = 15,
+  kStoreWorks = 16,
+};
+std::string_view EventKindName(EventKind kind);  // "joined", ...; "unknown" for other numbers
+
+struct Event {
+  uint64_t number = 0;   // counts up from 1 with each start of the manager
+  uint64_t unix_ms = 0;  // wall clock of the manager
+  EventKind kind = EventKind::kManagerStarted;
+  std::string server{};  // name; empty: of the cluster
+  MapVersion map{};
+  std::string text{};  // for people
 };
 
 // Client -> data server, before the first byte of data.

@@ -1,5 +1,7 @@
 #include "common/rpc/convert.h"
 
+#include "common/base/limits.h"
+
 namespace simm::rpc {
 namespace {
 
@@ -8,6 +10,11 @@ namespace {
 ServerState StateOf(int number) {
   const bool known = number >= v1::SERVER_STATE_ALIVE && number <= v1::SERVER_STATE_DRAINING;
   return known ? static_cast<ServerState>(number) : ServerState::kAlive;
+}
+
+// Every number that fits stays itself: a kind that this version does not know has no name here.
+EventKind KindOf(int number) {
+  return number > 0 && number <= UINT8_MAX ? static_cast<EventKind>(number) : EventKind{0};
 }
 
 }  // namespace
@@ -39,6 +46,7 @@ v1::ServerRecord ToProto(const ServerRecord& record) {
   out.set_zone(record.zone);
   out.set_weight(record.weight);
   out.set_state(static_cast<v1::ServerState>(record.state));
+  out.set_capabilities(record.capabilities);
   return out;
 }
 
@@ -69,6 +77,29 @@ v1::ServerStats ToProto(const ServerStats& stats) {
   return out;
 }
 
+v1::MigrationProgress ToProto(const MigrationProgress& progress) {
+  v1::MigrationProgress out;
+  out.set_shards_to_pull(progress.shards_to_pull);
+  out.set_entries_pulled(progress.entries_pulled);
+  out.set_bytes_pulled(progress.bytes_pulled);
+  out.set_entries_given_up(progress.entries_given_up);
+  out.set_bytes_given_up(progress.bytes_given_up);
+  out.set_entries_left(progress.entries_left);
+  out.set_bytes_left(progress.bytes_left);
+  return out;
+}
+
+v1::Event ToProto(const Event& event) {
+  v1::Event out;
+  out.set_number(event.number);
+  out.set_unix_ms(event.unix_ms);
+  out.set_kind(static_cast<v1::EventKind>(event.kind));
+  out.set_server(event.server);
+  *out.mutable_map() = ToProto(event.map);
+  out.set_text(event.text);
+  return out;
+}
+
 v1::NodeStatus ToProto(const NodeStatus& node) {
   v1::NodeStatus out;
   *out.mutable_record() = ToProto(node.record);
@@ -77,6 +108,9 @@ v1::NodeStatus ToProto(const NodeStatus& node) {
   *out.mutable_map() = ToProto(node.map);
   *out.mutable_stats() = ToProto(node.stats);
   out.set_version(node.version);
+  *out.mutable_migration() = ToProto(node.migration);
+  out.set_shards_coming(node.shards_coming);
+  out.set_shards_leaving(node.shards_leaving);
   return out;
 }
 
@@ -92,6 +126,8 @@ v1::RegisterRequest ToProto(const RegisterRequest& request) {
   out.set_zone(request.zone);
   out.set_weight(request.weight);
   out.set_version(request.version);
+  out.set_capabilities(request.capabilities);
+  if (!request.held.cluster.IsZero()) *out.mutable_held() = ToProto(request.held);
   return out;
 }
 
@@ -101,6 +137,8 @@ v1::RegisterReply ToProto(const RegisterReply& reply) {
   *out.mutable_map() = ToProto(reply.map);
   out.set_heartbeat_ms(reply.heartbeat_ms);
   out.set_dead_ms(reply.dead_ms);
+  out.set_send_map(reply.send_map);
+  out.set_retry_ms(reply.retry_ms);
   return out;
 }
 
@@ -110,6 +148,12 @@ v1::HeartbeatRequest ToProto(const HeartbeatRequest& request) {
   *out.mutable_boot_id() = ToProto(request.boot_id);
   *out.mutable_map() = ToProto(request.map);
   *out.mutable_stats() = ToProto(request.stats);
+  uint32_t before = 0;
+  for (const uint32_t shard : request.pulled_shards) {
+    out.add_pulled_shard_gaps(shard - before);
+    before = shard;
+  }
+  *out.mutable_migration() = ToProto(request.migration);
   return out;
 }
 
@@ -128,6 +172,9 @@ v1::ClusterStatus ToProto(const ClusterStatus& status) {
   out.set_watchers(status.watchers);
   for (const auto& entry : status.nodes) *out.add_nodes() = ToProto(entry);
   for (const std::string& entry : status.namespaces) out.add_namespaces(entry);
+  out.set_frozen(status.frozen);
+  out.set_leader(status.leader);
+  out.set_problem(status.problem);
   return out;
 }
 
@@ -218,6 +265,7 @@ ServerRecord FromProto(const v1::ServerRecord& record) {
   out.zone = record.zone();
   out.weight = record.weight();
   out.state = StateOf(record.state());
+  out.capabilities = record.capabilities();
   return out;
 }
 
@@ -244,6 +292,29 @@ ServerStats FromProto(const v1::ServerStats& stats) {
   return out;
 }
 
+MigrationProgress FromProto(const v1::MigrationProgress& progress) {
+  MigrationProgress out;
+  out.shards_to_pull = progress.shards_to_pull();
+  out.entries_pulled = progress.entries_pulled();
+  out.bytes_pulled = progress.bytes_pulled();
+  out.entries_given_up = progress.entries_given_up();
+  out.bytes_given_up = progress.bytes_given_up();
+  out.entries_left = progress.entries_left();
+  out.bytes_left = progress.bytes_left();
+  return out;
+}
+
+Event FromProto(const v1::Event& event) {
+  Event out;
+  out.number = event.number();
+  out.unix_ms = event.unix_ms();
+  out.kind = KindOf(event.kind());
+  out.server = event.server();
+  out.map = FromProto(event.map());
+  out.text = event.text();
+  return out;
+}
+
 NodeStatus FromProto(const v1::NodeStatus& node) {
   NodeStatus out;
   out.record = FromProto(node.record());
@@ -252,6 +323,9 @@ NodeStatus FromProto(const v1::NodeStatus& node) {
   out.map = FromProto(node.map());
   out.stats = FromProto(node.stats());
   out.version = node.version();
+  out.migration = FromProto(node.migration());
+  out.shards_coming = node.shards_coming();
+  out.shards_leaving = node.shards_leaving();
   return out;
 }
 
@@ -267,6 +341,8 @@ RegisterRequest FromProto(const v1::RegisterRequest& request) {
   out.zone = request.zone();
   out.weight = request.weight();
   out.version = request.version();
+  out.capabilities = request.capabilities();
+  out.held = FromProto(request.held());
   return out;
 }
 
@@ -276,6 +352,8 @@ RegisterReply FromProto(const v1::RegisterReply& reply) {
   out.map = FromProto(reply.map());
   out.heartbeat_ms = reply.heartbeat_ms();
   out.dead_ms = reply.dead_ms();
+  out.send_map = reply.send_map();
+  out.retry_ms = reply.retry_ms();
   return out;
 }
 
@@ -285,6 +363,13 @@ HeartbeatRequest FromProto(const v1::HeartbeatRequest& request) {
   out.boot_id = FromProto(request.boot_id());
   out.map = FromProto(request.map());
   out.stats = FromProto(request.stats());
+  uint64_t shard = 0;
+  for (const uint32_t gap : request.pulled_shard_gaps()) {
+    shard += gap;
+    if (shard >= limits::kShards || out.pulled_shards.size() >= limits::kMaxPulledShards) break;
+    out.pulled_shards.push_back(static_cast<uint32_t>(shard));
+  }
+  out.migration = FromProto(request.migration());
   return out;
 }
 
@@ -303,6 +388,9 @@ ClusterStatus FromProto(const v1::ClusterStatus& status) {
   out.watchers = status.watchers();
   for (const auto& entry : status.nodes()) out.nodes.push_back(FromProto(entry));
   out.namespaces.assign(status.namespaces().begin(), status.namespaces().end());
+  out.frozen = status.frozen();
+  out.leader = status.leader();
+  out.problem = status.problem();
   return out;
 }
 

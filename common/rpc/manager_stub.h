@@ -13,7 +13,8 @@ namespace simm::rpc {
 // A narrow client of the manager. Tries its addresses in turn, beginning with the one that answered
 // last; a call ends within its timeout, whatever the addresses do. An address that cannot be
 // reached (kUnavailable, or no answer in its share of the time) passes the call on to the next one;
-// every other answer is the call's. All calls are idempotent. Thread-safe; calls block.
+// every other answer is the call's. An address that names the leader passes it on to that one. All
+// calls are idempotent. Thread-safe; calls block.
 class ManagerStub {
  public:
   // kInvalidArgument: no address, or one that is not host:port.
@@ -27,6 +28,11 @@ class ManagerStub {
   Result<ClusterStatus> GetStatus(Duration timeout);
   Result<NamespaceId> CreateNamespace(const std::string& name, Duration timeout);
   Status RemoveNode(const std::string& name, Duration timeout);
+  // Sends the map held, when the reply to Register asked for it.
+  Status ReportMap(const RouteTable& table, Duration timeout);
+  Result<DrainReply> DrainNode(const std::string& name, bool undrain, Duration timeout);
+  // As ManagerHandler::ListEvents.
+  Result<std::vector<Event>> ListEvents(uint64_t after, uint32_t newest, Duration timeout);
 
  private:
   struct Impl;

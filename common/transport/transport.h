@@ -33,6 +33,7 @@ struct Capabilities {
   bool payload = false;             // messages may carry payload straight between memories
   size_t max_message_bytes = 0;     // of a body
   bool needs_registration = false;  // local memory of one-sided items must be registered
+  bool write_taps = false;          // the processor copies for kWrite, which may have a tap
 };
 
 // What peers may do with registered memory; a set of bits.
@@ -80,7 +81,8 @@ class Completion {
 
 // Sees payload bytes in order while they are warm in the cache: to hash them. For outgoing payload,
 // each piece just before it is handed to the network; the value of Trailer is sent behind the
-// payload.
+// payload. For kWrite (where write_taps): all bytes of `local`, each piece before it is copied; no
+// trailer.
 class PayloadTap {
  public:
   virtual ~PayloadTap() = default;
@@ -106,6 +108,7 @@ struct WorkItem {
   std::span<const MutableSegment> local;
   const RemoteRegion* remote = nullptr;
   uint64_t remote_offset = 0;
+  PayloadTap* tap = nullptr;  // kWrite
   Message message;
   Completion* completion = nullptr;
 };
@@ -189,6 +192,9 @@ class Connection {
   virtual size_t MessageCredit() const { return SIZE_MAX; }
   // Moves what can be moved without waiting; false once closed.
   virtual bool Progress() = 0;
+  // The same for an owner that is not about to sleep: spares what makes PollFd readable again.
+  // Before it waits on PollFd it calls Progress.
+  virtual bool ProgressAwake() { return Progress(); }
   // For poll(2): a descriptor, and POLLIN | POLLOUT as wanted now. -1: call Progress again and
   // again. It may wake once more for what Progress has found already.
   virtual int PollFd() const = 0;

@@ -122,8 +122,9 @@ Result<std::optional<DurableState>> FileStore::Load() {
   return Status(
       Code::kFailedPrecondition,
       "the state file " + path_ + " is damaged: " + state.status().message() +
-          ". Restore it from a backup, or start with an empty --state directory to begin a "
-          "new cluster (data servers then must be restarted)");
+          ". Move it aside and start again: the manager then learns the newest map from the data "
+          "servers that run and goes on from there. If none runs, restore it from a backup, or "
+          "begin a new cluster with --new-cluster");
 }
 
 Status FileStore::Save(const DurableState& state) {

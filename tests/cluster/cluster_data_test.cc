@@ -139,10 +139,6 @@ TEST_F(DataTest, PutKeepsOrReplacesRemoveForgets) {
   EXPECT_EQ(client_->Remove({&key, 1})[0].code, Code::kMiss);
   EXPECT_EQ(GetOne(*client_, "k", buffer).code, Code::kMiss);
   EXPECT_EQ(client_->Touch({&key, 1})[0].code, Code::kMiss);
-  PutOptions ttl;
-  ttl.ttl = 5s;
-  EXPECT_EQ(PutOne(*client_, "k", buffer, ttl), Code::kInvalidArgument)
-      << "expiry is not served yet";
 }
 
 TEST_F(DataTest, BatchesOfNothingOfDuplicatesAndOfThousands) {

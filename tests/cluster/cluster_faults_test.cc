@@ -291,7 +291,9 @@ TEST_F(FaultTest, ASecondServerOfANameIsRefusedUntilTheFirstIsSilent) {
 }
 
 TEST_F(FaultTest, AManagerOfAnotherClusterIsNotObeyed) {
-  StartCluster(2);
+  bench::EmbeddedOptions options = Options(2);
+  options.always_new_cluster = true;
+  StartCluster(options);
   ASSERT_EQ(PutOne(*client_, "k", ValueOf(1, 100)), Code::kOk);
   const auto record = Status().nodes.at(0).record;
   rpc::HandshakeRequest stranger;

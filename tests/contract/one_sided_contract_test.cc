@@ -80,6 +80,34 @@ TEST_P(OneSided, AMessageBehindAWriteProvesItIsPlaced) {
   EXPECT_EQ(near_->counters().doorbells, 1u);
 }
 
+TEST_P(OneSided, ATapSeesAllThatIsWrittenWhereTheProcessorCopies) {
+  CountingCompletion done;
+  HashTap tap;
+  std::byte head[96] = {std::byte{1}, std::byte{2}};
+  auto head_region = *shelf_->near().Register(head, kLocalOnly);
+  const size_t size = local_.size() - sizeof head - 1;
+  const MutableSegment parts[] = {{head, sizeof head, head_region.get()},
+                                  {local_.data(), size, local_region_.get()}};
+  WorkItem item = Make(Op::kWrite, 1, parts, &done);
+  item.tap = &tap;
+  const Status posted = near_->Post({&item, 1});
+  if (!caps().write_taps) {
+    EXPECT_EQ(posted.code(), Code::kInvalidArgument) << "it would see nothing";
+    return;
+  }
+  ASSERT_TRUE(posted.ok());
+  ASSERT_TRUE(Pump([&] { return done.calls == 1; }));
+  Xxh3Stream want;
+  want.Update(head);
+  want.Update({local_.data(), size});
+  EXPECT_EQ(tap.Trailer(), want.Digest());
+  EXPECT_TRUE(std::equal(head, head + sizeof head, remote_.begin() + 1));
+  EXPECT_TRUE(std::equal(local_.begin(), local_.begin() + static_cast<ptrdiff_t>(size),
+                         remote_.begin() + 1 + sizeof head));
+  item.op = Op::kRead;
+  EXPECT_EQ(near_->Post({&item, 1}).code(), Code::kInvalidArgument) << "of a read";
+}
+
 TEST_P(OneSided, AccessAcrossChunksIsSplit) {
   const MutableByteSpan second = shelf_->AllocateShared(4096);
   Fill(second, 5);
@@ -154,6 +182,27 @@ TEST_P(OneSided, WhoeverPollsIsWokenForReadsThoughNothingArrives) {
   near_->Progress();  // a wake-up for what has been found already may lie there
   pollfd p{near_->PollFd(), near_->PollEvents(), 0};
   EXPECT_EQ(poll(&p, 1, 0), 0) << "awake without work: whoever waits would spin";
+}
+
+TEST_P(OneSided, WhoeverLookedWhileAwakeIsWokenAfterOneProgress) {
+  if (near_->PollFd() < 0) return;  // nothing to poll, by contract
+  const MutableSegment all[] = {{local_.data(), local_.size(), local_region_.get()}};
+  for (int round = 0; round < 20; ++round) {
+    CountingCompletion awake, asleep;
+    WorkItem item = Make(Op::kRead, 0, all, &awake);
+    ASSERT_TRUE(near_->Post({&item, 1}).ok());
+    while (awake.calls == 0) ASSERT_TRUE(near_->ProgressAwake());
+    item = Make(Op::kRead, 0, all, &asleep);
+    ASSERT_TRUE(near_->Post({&item, 1}).ok());
+    near_->ProgressAwake();
+    while (asleep.calls == 0) {
+      near_->Progress();
+      if (asleep.calls > 0) break;
+      pollfd p{near_->PollFd(), near_->PollEvents(), 0};
+      ASSERT_EQ(poll(&p, 1, 5000), 1) << "asleep with work to do, round " << round;
+    }
+    EXPECT_TRUE(asleep.last.ok());
+  }
 }
 
 TEST_P(OneSided, AfterCloseNothingTouchesLentMemory) {

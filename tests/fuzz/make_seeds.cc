@@ -1,6 +1,6 @@
 // Writes the seed corpora: make_seeds DIR puts well-formed messages into DIR/messages, the same as
 // frames with payload (see tests/support/byte_peer.h) into DIR/stream, and a manager's state
-// without its header into DIR/state.
+// without its header into DIR/state, changes to a pool's index into DIR/recovery.
 
 #include <cstdio>
 #include <filesystem>
@@ -22,6 +22,7 @@ class SeedWriter {
     std::filesystem::create_directories(folder + "/messages");
     std::filesystem::create_directories(folder + "/stream");
     std::filesystem::create_directories(folder + "/state");
+    std::filesystem::create_directories(folder + "/recovery");
   }
   void Add(ByteSpan body, uint8_t payload = 0) {
     const std::string name = std::to_string(count_++);
@@ -78,5 +79,10 @@ int main(int argc, char** argv) {
   std::ofstream(std::string(argv[1]) + "/state/body", std::ios::binary) << '\0' << state.substr(24);
   std::ofstream(std::string(argv[1]) + "/state/changes", std::ios::binary)
       << std::string("\1\0\0\0\1\20\0\0\377", 9);
+  // A slot's word and offset, a bucket's header, the superblock.
+  for (const char first : {'\0', '\1'}) {
+    std::ofstream(std::string(argv[1]) + "/recovery/" + std::to_string(first), std::ios::binary)
+        << first << std::string("\x40\x10\0\1\x58\x10\0\x40\0\x10\0\7\x20\0\0\1", 16);
+  }
   return 0;
 }

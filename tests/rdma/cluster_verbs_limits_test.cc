@@ -1,6 +1,7 @@
 // RDMA between real processes: too small limits, and what a faulty client can not do.
 
 #include <fstream>
+#include <numeric>
 
 #include "common/protocol/pool_layout.h"
 #include "common/rpc/dataserver_stub.h"
@@ -134,6 +135,54 @@ TEST_F(VerbsClusterTest, NobodyWritesTheIndexAndDamageToValuesIsAMiss) {
   EXPECT_EQ(RightOrMiss(GetPrepared()), 0u) << "wrong bytes are found out";
   EXPECT_TRUE(WaitUntil([&] { return PutPrepared()[0].code == Code::kOk; }, 10s))
       << "damaged values are dropped, so that they do not shadow their keys";
+}
+
+TEST_F(VerbsClusterTest, BeyondTheCapTheLongestUnusedLanesClose) {
+  StartCluster(Far(3));
+  ClientOptions options;
+  options.addresses = {cluster_->manager_address()};
+  options.transport = "verbs";
+  options.max_rdma_lanes = 0;
+  EXPECT_EQ(Client::Connect(options).status().code(), Code::kInvalidArgument);
+  options.max_rdma_lanes = 1;
+  auto capped = Client::Connect(options);
+  ASSERT_TRUE(capped.ok()) << capped.status().ToString();
+  client_ = std::move(*capped);
+  const auto lanes = [&] {
+    std::vector<uint64_t> open;
+    for (const auto& node : Status().nodes) {
+      uint64_t of_verbs = 0;
+      for (const auto& entry : node.stats.transports)
+        of_verbs += entry.name == "verbs" ? entry.connections : 0;
+      open.push_back(of_verbs);
+    }
+    return open;
+  };
+  const auto sum = [](const std::vector<uint64_t>& open) {
+    return std::accumulate(open.begin(), open.end(), uint64_t{0});
+  };
+  Prepare(60, 20'000);
+  ExpectPut();  // through all three servers
+  // Three rounds: what was closed opens again when it is needed, and the bytes are right.
+  for (int round = 0; round < 3; ++round) {
+    ExpectAllRight();
+    EXPECT_TRUE(WaitUntil([&] { return sum(lanes()) == 1; }, 20s)) << sum(lanes());
+  }
+  // The lane in use stays: that of the last server asked.
+  const size_t owner = OwnerOf(keys_[0]);
+  std::vector<std::byte> buffer(size_);
+  ASSERT_EQ(GetOne(*client_, keys_[0], buffer).code, Code::kOk);
+  EXPECT_TRUE(WaitUntil(
+      [&] {
+        const auto nodes = Status().nodes;
+        const auto open = lanes();
+        for (size_t i = 0; i < nodes.size(); ++i) {
+          const bool own = nodes[i].record.name == "server-" + std::to_string(owner);
+          if (open[i] != (own ? 1u : 0u)) return false;
+        }
+        return true;
+      },
+      20s));
 }
 
 TEST_F(VerbsClusterTest, KeysOfAnEarlierIncarnationOpenNothing) {

@@ -1,5 +1,6 @@
 // A whole life of the manager under one seed: servers join, die, return, restart with and without
-// their pool, lose heartbeats; the manager crashes around its saves, is paused, and its disk fails.
+// their pool, lose heartbeats, fall silent together, are drained; shards are pulled or not; the
+// manager crashes around its saves, is paused, its disk fails, its state is lost.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,6 +10,7 @@
 
 #include "common/base/hash.h"
 #include "common/base/random.h"
+#include "manager/adoption.h"
 #include "manager/membership.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/seed_report.h"
@@ -28,7 +30,9 @@ struct SimServer {
   uint64_t weight = 1;
   bool running = true;
   bool cut_off = false;
-  ServerId id = kNoServer;  // none: has to register
+  bool migrates = true;
+  std::shared_ptr<const RouteTable> held;  // the newest map that it has taken
+  ServerId id = kNoServer;                 // none: has to register
   Instant last_heard{INT64_MIN / 2};
 };
 
@@ -46,7 +50,9 @@ uint64_t DigestOf(const DurableState& state) {
     add(server.boot_id);
     add(server.weight);
     add(server.state);
+    add(server.capabilities);
   }
+  for (const ServerId id : state.draining) add(id);
   for (const auto& [id, name] : state.map.namespaces) {
     add(id);
     digest.Update(AsBytes(name));
@@ -68,7 +74,7 @@ class Simulation {
       Step();
     }
     Heal();
-    for (int step = 0; step < 24 && !failed(); ++step) Step();
+    for (int step = 0; step < 90 && !failed(); ++step) Step();
     if (!failed()) ExpectHealed();
   }
 
@@ -81,13 +87,26 @@ class Simulation {
     server.pool = {10, random_()};
     server.boot = {20, random_()};
     server.weight = (1ULL << 30) << random_.Below(3);
+    server.migrates = !random_.OneIn(4);
     servers_.push_back(server);
   }
   void StartManager() {
-    members_.emplace(MembershipOptions{}, saved_, clock_.Now());
     manager_started_ = clock_.Now();
+    if (!saved_.has_value()) {
+      adoption_.emplace(MembershipOptions{}.dead, clock_.Now());
+      return;
+    }
+    adoption_.reset();
+    members_.emplace(MembershipOptions{}, *saved_, clock_.Now());
+    heard_from_ = clock_.Now();
+    if (members_->state().map.version == last_) {
+      // A restart publishes the last epoch again.
+      EXPECT_EQ(DigestOf(members_->state()), last_digest_) << "one epoch, two contents";
+    }
+    table_ = nullptr;
     Published();
   }
+  bool up() const { return members_.has_value() || adoption_.has_value(); }
   SimServer& Any() { return servers_[random_.Below(servers_.size())]; }
 
   void Disturb() {
@@ -96,8 +115,15 @@ class Simulation {
     if (random_.OneIn(6)) Restart(Any());
     if (random_.OneIn(12)) Any().cut_off = true;
     if (random_.OneIn(8)) Any().cut_off = false;
-    if (random_.OneIn(25)) members_.reset();  // killed; what was saved stays
-    if (!members_.has_value() && random_.OneIn(3)) StartManager();
+    if (random_.OneIn(40)) {  // a switch fails
+      for (SimServer& server : servers_) server.cut_off = random_.OneIn(2);
+    }
+    if (random_.OneIn(25)) {  // killed; what was saved stays
+      members_.reset();
+      adoption_.reset();
+    }
+    if (!up() && random_.OneIn(6)) saved_.reset();
+    if (!up() && random_.OneIn(3)) StartManager();
     if (random_.OneIn(30)) Pause(Duration(random_.Below(30) * 1s));
     disk_fails_ = random_.OneIn(10);
   }
@@ -110,6 +136,7 @@ class Simulation {
     server.running = true;
     server.boot = {20, random_()};
     server.id = kNoServer;
+    server.held = nullptr;
     if (random_.OneIn(3)) {
       server.pool = {10, random_()};  // an anonymous pool
       server.incarnation = 1;
@@ -120,7 +147,7 @@ class Simulation {
   void Heal() {
     disk_fails_ = false;
     calm_ = true;
-    if (!members_.has_value()) StartManager();
+    if (!up()) StartManager();
     for (SimServer& server : servers_) {
       server.cut_off = false;
       if (!server.running) Restart(server);
@@ -129,7 +156,12 @@ class Simulation {
 
   void Step() {
     clock_.Advance(kStep);
+    if (adoption_.has_value()) Learn();
     if (!members_.has_value()) return;
+    // Who was sent away by a cluster that is no more is started anew by people.
+    for (SimServer& server : servers_) {
+      if (calm_ && !server.running) Restart(server);
+    }
     members_->Tick(clock_.Now());
     Membership::Draft draft = members_->Begin();
     std::vector<std::pair<SimServer*, ServerId>> registered;
@@ -140,8 +172,13 @@ class Simulation {
     }
     if (random_.OneIn(40)) (void)members_->CreateNamespace("n" + std::to_string(random_()), draft);
     if (!calm_ && random_.OneIn(60)) (void)members_->RemoveNode(clock_.Now(), Any().name, draft);
+    if (!calm_ && random_.OneIn(20)) (void)members_->Drain(Any().name, draft);
+    if (calm_ || random_.OneIn(20)) (void)members_->Undrain(Any().name, draft);
+    const bool mass = ManyAreSilent(draft, registered);
     const std::vector<std::string> dead = members_->BuryTheDead(clock_.Now(), draft);
+    members_->SettleMoves(clock_.Now(), draft);
     if (!dead.empty()) {
+      EXPECT_FALSE(mass) << "more than a third is silent, and " << dead[0] << " is declared dead";
       EXPECT_GE(clock_.Now() - manager_started_, members_->options().dead)
           << dead[0] << " is declared dead right after a start or pause of the manager";
     }
@@ -159,7 +196,9 @@ class Simulation {
     rpc::HeartbeatRequest request;
     request.id = server.id;
     request.boot_id = server.boot;
-    request.map = members_->state().map.version;
+    if (server.held != nullptr) request.map = server.held->version();
+    const bool pulls = server.held != nullptr && members_->shards_moving() > 0;
+    if (pulls && (calm_ || random_.OneIn(3))) Pull(server, request);
     if (members_->Heartbeat(clock_.Now(), request).register_again) {
       server.id = kNoServer;
     } else {
@@ -176,8 +215,66 @@ class Simulation {
     request.control_address = server.name + ":1";
     request.data_address = server.name + ":2";
     request.weight = server.weight;
+    request.capabilities = server.migrates ? kCapabilityMigration : 0;
+    if (server.held != nullptr) request.expected_cluster = server.held->version().cluster;
     const auto outcome = members_->Register(clock_.Now(), request, draft);
     if (outcome.ok()) registered.emplace_back(&server, outcome->first);
+  }
+
+  // Some of the shards of its map, which it does not have to pull any more.
+  void Pull(const SimServer& server, rpc::HeartbeatRequest& request) {
+    for (uint32_t shard = 0; shard < limits::kShards; ++shard) {
+      const ShardOwner& row = server.held->contents().owners[shard];
+      if (row.server != server.id || row.source == kNoServer) continue;
+      if (request.pulled_shards.size() >= limits::kMaxPulledShards) break;
+      if (calm_ || random_.OneIn(2)) request.pulled_shards.push_back(shard);
+    }
+  }
+
+  // The manager has no state: what the servers hold decides.
+  void Learn() {
+    for (SimServer& server : servers_) {
+      if (!server.running || server.cut_off || random_.OneIn(20)) continue;
+      const bool asked =
+          adoption_->Offer(server.name, server.held ? server.held->version() : MapVersion{});
+      if (asked && !random_.OneIn(4)) {
+        EXPECT_TRUE(adoption_->Report(*server.held).ok());
+      }
+    }
+    const auto state = adoption_->Decide(clock_.Now(), {1, random_() | 1});
+    if (!state.has_value() || disk_fails_) return;
+    EXPECT_GE(clock_.Now() - manager_started_, MembershipOptions{}.dead);
+    const bool fresh = !state->map.version.SameCluster(last_);
+    if (fresh) {
+      last_ = {state->map.version.cluster, 0, 0};
+      for (SimServer& server : servers_) {
+        // Nobody was heard who held a map. Who does must be started anew, by people.
+        if (server.held != nullptr) server.running = false;
+      }
+    }
+    saved_ = *state;
+    StartManager();
+  }
+
+  // More than a third, and at least two, of those that the map calls alive are silent: by what the
+  // servers know, not the manager.
+  bool ManyAreSilent(const Membership::Draft& draft,
+                     const std::vector<std::pair<SimServer*, ServerId>>& registered) const {
+    size_t alive = 0;
+    size_t silent = 0;
+    for (const ServerRecord& record : draft.next.map.servers) {
+      if (record.state == ServerState::kDead) continue;
+      ++alive;
+      const bool now = std::any_of(registered.begin(), registered.end(),
+                                   [&](const auto& entry) { return entry.second == record.id; });
+      if (now) continue;
+      for (const SimServer& server : servers_) {
+        if (server.name != record.name) continue;
+        const Instant last = std::max(server.last_heard, heard_from_);
+        silent += clock_.Now() - last >= members_->options().suspect;
+      }
+    }
+    return silent >= 2 && 3 * silent > alive;
   }
 
   // Save, commit and publish, with all that can go wrong in between.
@@ -204,31 +301,56 @@ class Simulation {
   void Published() {
     const DurableState& state = members_->state();
     const MapVersion& version = state.map.version;
-    EXPECT_GE(version.epoch, last_epoch_) << "epochs only grow";
-    if (version.epoch == last_epoch_) {
-      // A restart publishes the last epoch again.
-      EXPECT_EQ(DigestOf(state), last_digest_) << "one epoch, two contents: " << ToString(version);
-      return;
+    EXPECT_TRUE(version.SameCluster(last_));
+    EXPECT_FALSE(version.OlderThan(last_)) << "maps only grow newer";
+    if (version != last_) {
+      last_ = version;
+      last_digest_ = DigestOf(state);
+      CheckMap(state);
+      table_ = nullptr;
     }
-    last_epoch_ = version.epoch;
-    last_digest_ = DigestOf(state);
-    EXPECT_EQ(saved_.map.version, version) << "published before it was durable";
-    const auto table = RouteTable::Create(state.map);
-    ASSERT_TRUE(table.ok()) << table.status().ToString();
+    if (table_ == nullptr) {
+      const auto table = RouteTable::Create(state.map);
+      ASSERT_TRUE(table.ok()) << table.status().ToString();
+      table_ = *table;
+    }
+    for (SimServer& server : servers_) {
+      if (!server.running || server.cut_off || random_.OneIn(8)) continue;
+      if (server.held == nullptr || MayReplace(server.held->version(), version)) {
+        server.held = table_;
+      }
+    }
+  }
+
+  void CheckMap(const DurableState& state) {
+    EXPECT_EQ(saved_->map.version, state.map.version) << "published before it was durable";
+    EXPECT_TRUE(CheckState(state).ok());
+    std::map<ServerId, const ServerRecord*> records;
     double total = 0;
     for (const ServerRecord& server : state.map.servers) {
+      records[server.id] = &server;
       if (server.state == ServerState::kAlive) total += static_cast<double>(server.weight);
     }
+    std::map<ServerId, uint32_t> load, coming;
+    for (const ShardOwner& row : state.map.owners) {
+      ++load[row.server];
+      if (row.source == kNoServer) continue;
+      ++coming[row.server];
+      ASSERT_NE(row.source, row.server);
+      for (const ServerId id : {row.server, row.source}) {
+        ASSERT_TRUE(records.at(id)->Can(kCapabilityMigration));
+        ASSERT_NE(records.at(id)->state, ServerState::kDead);
+      }
+    }
     if (total == 0) return;
-    uint32_t owned = 0;
+    EXPECT_EQ(load[kNoServer], 0U) << "shards without an owner while a server is alive";
     for (const ServerRecord& server : state.map.servers) {
-      const uint32_t load = table.value()->ShardsOf(server.id);
-      owned += load;
       const bool alive = server.state == ServerState::kAlive;
       const double fair = alive ? limits::kShards * static_cast<double>(server.weight) / total : -1;
-      EXPECT_LE(load, std::max(1.05 * fair, fair + 1)) << server.name << (alive ? "" : ", dead");
+      // What is still being pulled may move on afterwards.
+      EXPECT_LE(load[server.id] - coming[server.id], std::max(1.05 * fair, fair + 1))
+          << server.name << ' ' << ServerStateName(server.state);
     }
-    EXPECT_EQ(owned, limits::kShards) << "shards without an owner while a server is alive";
   }
 
   void ExpectHealed() {
@@ -238,6 +360,8 @@ class Simulation {
       EXPECT_GT(node.shards, 0U);
     }
     EXPECT_EQ(state.map.servers.size(), servers_.size());
+    EXPECT_EQ(members_->shards_moving(), 0U) << "moves that never end";
+    EXPECT_EQ(members_->frozen(), "");
     for (uint32_t shard = 0; shard < limits::kShards; ++shard) {
       ASSERT_EQ(state.map.owners[shard].server, state.homes[shard]) << "shard " << shard;
     }
@@ -245,13 +369,16 @@ class Simulation {
 
   Random random_;
   FakeClock clock_;
-  DurableState saved_;
-  std::optional<Membership> members_;  // none: the manager is down
+  std::optional<DurableState> saved_;  // none: lost
+  std::optional<Membership> members_;  // none: the manager is down, or still learning
+  std::optional<Adoption> adoption_;   // while it learns
+  Instant heard_from_;                 // before which `members_` knows of nobody's silence
   Instant manager_started_;
   std::vector<SimServer> servers_;
   bool disk_fails_ = false;
   bool calm_ = false;
-  uint64_t last_epoch_ = 0;
+  MapVersion last_{{1, 2}, 0, 0};
+  std::shared_ptr<const RouteTable> table_;  // of the map that was published last
   uint64_t last_digest_ = 0;
 };
 

@@ -71,7 +71,7 @@ class Cluster:
         listen = self._ready.get("manager", {}).get("listen", "127.0.0.1:0")
         self._start(
             "manager", "simm-manager", "--listen", listen, "--http", "off",
-            "--state", str(Path(self._folder.name, "state")),
+            "--state", str(Path(self._folder.name, "state")), "--new-cluster",
             "--heartbeat-ms", "100", "--suspect-ms", "500", "--dead-ms", "1500",
         )  # fmt: skip
 

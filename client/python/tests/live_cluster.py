@@ -50,7 +50,7 @@ class LiveCluster(Cluster):
         listen = self._ready.get("manager", {}).get("listen", self._any_port)
         self._start(
             "manager", "simm-manager", "--listen", listen, "--http", "off",
-            "--state", str(Path(self._folder.name, "state")),
+            "--state", str(Path(self._folder.name, "state")), "--new-cluster",
             "--heartbeat-ms", "100", "--suspect-ms", "500", "--dead-ms", str(self._dead_ms),
         )  # fmt: skip
 

@@ -47,6 +47,7 @@ Status ChaosConnection::CheckItem(const WorkItem& item) const {
     }
     return Status::Ok();
   }
+  if (item.tap != nullptr) return Status(Code::kInvalidArgument, "a tap would see nothing");
   uint64_t size = 0;
   for (const MutableSegment& s : item.local) {
     const auto whole = s.region == nullptr ? MutableByteSpan() : s.region->memory();

@@ -106,7 +106,23 @@ SharedFiles::Offer SharedFiles::MakeOffer() const {
   return offer;
 }
 
+SharedMapping::SharedMapping(std::byte* data, uint64_t bytes, bool writable)
+    : data_(data),
+      bytes_(bytes),
+      writable_(writable),
+      populated_((bytes + kPopulateBytes - 1) / kPopulateBytes) {}
+
 SharedMapping::~SharedMapping() { munmap(data_, bytes_); }
+
+void SharedMapping::Populate(uint64_t offset, uint64_t size) {
+  for (uint64_t i = offset / kPopulateBytes; i * kPopulateBytes < offset + size; ++i) {
+    if (populated_[i].exchange(true, std::memory_order_relaxed)) continue;
+    const uint64_t begin = i * kPopulateBytes;
+    // Kernels before 5.14 do not know it: then each page faults by itself.
+    (void)madvise(data_ + begin, std::min(kPopulateBytes, bytes_ - begin),
+                  writable_ ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+  }
+}
 
 Result<std::shared_ptr<SharedMapping>> MappingCache::MapFile(const Id128& boot, int fd,
                                                              bool writable) {
@@ -130,7 +146,7 @@ Result<std::shared_ptr<SharedMapping>> MappingCache::MapFile(const Id128& boot, 
   }
   // A child of this process must not go on writing after this process is known to have ended.
   (void)madvise(data, bytes, MADV_DONTFORK);
-  auto mapping = std::make_shared<SharedMapping>(static_cast<std::byte*>(data), bytes);
+  auto mapping = std::make_shared<SharedMapping>(static_cast<std::byte*>(data), bytes, writable);
   mappings_[name] = mapping;
   return mapping;
 }

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -50,19 +51,27 @@ class SharedFiles {
 };
 
 // Client: a whole file of the server, mapped. Unmapped with its last owner. Loads from it cannot
-// raise SIGBUS, since a pool file is never truncated (DESIGN 7).
+// raise SIGBUS, since a pool file is never truncated (DESIGN 7). Thread-safe.
 class SharedMapping {
  public:
-  SharedMapping(std::byte* data, uint64_t bytes) : data_(data), bytes_(bytes) {}
+  SharedMapping(std::byte* data, uint64_t bytes, bool writable);
   ~SharedMapping();
   SharedMapping(const SharedMapping&) = delete;
   SharedMapping& operator=(const SharedMapping&) = delete;
   std::byte* data() const { return data_; }
   uint64_t bytes() const { return bytes_; }
 
+  // Before a long copy: the page tables of this range are filled in one system call for 2 MiB, once
+  // for each. Fault by fault a first write took longer than the copy itself: .3 us for 4 KiB.
+  void Populate(uint64_t offset, uint64_t size);
+
  private:
+  static constexpr uint64_t kPopulateBytes = 2 << 20;
+
   std::byte* const data_;
   const uint64_t bytes_;
+  const bool writable_;
+  std::vector<std::atomic<bool>> populated_;  // of each kPopulateBytes
 };
 
 // A region that a lane can reach.

@@ -17,6 +17,10 @@ namespace {
 constexpr uint64_t kProgressBytes = 8 << 20;
 // Messages received in one Progress call.
 constexpr int kProgressPackets = 64;
+// What a tap sees at a time: still in the first level of the cache when it is copied.
+constexpr uint64_t kTapBytes = 4 << 10;
+// Shorter copies leave it to the page faults.
+constexpr uint64_t kPopulatedBytes = 64 << 10;
 
 bool WouldBlock(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
 
@@ -28,6 +32,7 @@ const Capabilities kShmCapabilities = {
     .payload = false,
     .max_message_bytes = limits::kMaxMessageBytes,
     .needs_registration = false,
+    .write_taps = true,
 };
 
 ShmConnection::ShmConnection(Descriptor socket, std::string peer_name, Options options)
@@ -57,6 +62,9 @@ Status ShmConnection::CheckItem(const WorkItem& item) const {
   for (const MutableSegment& s : item.local) left += s.size;
   if (left == 0 || item.remote == nullptr) {
     return Status(Code::kInvalidArgument, "nothing to read or write");
+  }
+  if (item.tap != nullptr && item.op != Op::kWrite) {
+    return Status(Code::kInvalidArgument, "only a write has a tap");
   }
   uint64_t at = item.remote_offset;
   for (const RemoteChunk& chunk : item.remote->chunks) {
@@ -91,6 +99,7 @@ Status ShmConnection::Post(std::span<const WorkItem> items) {
       work.local.assign(item.local.begin(), item.local.end());
       work.remote = item.remote;
       work.remote_offset = item.remote_offset;
+      work.tap = item.tap;
       for (const MutableSegment& s : item.local) work.total += s.size;
       work.covers_send = send_to_cover && item.completion != nullptr;
     }
@@ -169,13 +178,14 @@ bool ShmConnection::Copy(Work& work, uint64_t* budget) {
         return false;
       }
       const uint64_t n = std::min({left, *budget, chunk->length - (at - chunk->offset)});
-      std::byte* const remote =
-          mapped->mapping->data() + mapped->region.offset + (at - chunk->offset);
+      const uint64_t in_file = mapped->region.offset + (at - chunk->offset);
+      if (n >= kPopulatedBytes) mapped->mapping->Populate(in_file, n);
+      std::byte* const remote = mapped->mapping->data() + in_file;
       if (read) {
         CopyFromShared(local, remote, n);
         counters_.bytes_in += n;
       } else {
-        CopyToShared(remote, local, n);
+        Write(remote, local, n, work.tap);
         counters_.bytes_out += n;
       }
       counters_.bytes_copied += n;
@@ -187,6 +197,25 @@ bool ShmConnection::Copy(Work& work, uint64_t* budget) {
     if (*budget == 0) break;
   }
   return true;
+}
+
+// While a piece is copied the next one is fetched from memory, for the tap.
+void ShmConnection::Write(std::byte* remote, const std::byte* local, uint64_t n, PayloadTap* tap) {
+  if (tap == nullptr) return CopyToShared(remote, local, n);
+  const bool streamed = n >= kStreamedBytes;
+  while (n > 0) {
+    const uint64_t piece = std::min(n, kTapBytes);
+    tap->OnBytes({local, piece});
+    if (streamed) {
+      StreamToShared(remote, local, piece, kTapBytes);
+    } else {
+      std::memcpy(remote, local, piece);
+    }
+    remote += piece;
+    local += piece;
+    n -= piece;
+  }
+  if (streamed) StreamFence();
 }
 
 void ShmConnection::SendUnsent() {

@@ -56,6 +56,7 @@ class ShmConnection final : public Connection {
     std::vector<MutableSegment> local;
     const RemoteRegion* remote = nullptr;
     uint64_t remote_offset = 0;
+    PayloadTap* tap = nullptr;
     uint64_t done = 0;
     uint64_t total = 0;
     std::vector<std::byte> body;
@@ -70,6 +71,7 @@ class ShmConnection final : public Connection {
 
   void RunWork();
   bool Copy(Work& work, uint64_t* budget);
+  static void Write(std::byte* remote, const std::byte* local, uint64_t n, PayloadTap* tap);
   void SendUnsent();
   void ReceiveSome();
   bool OnPacket(ByteSpan packet);

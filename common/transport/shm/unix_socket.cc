@@ -9,10 +9,9 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <sstream>
 #include <string>
 
+#include "common/base/process.h"
 #include "common/transport/shm/packet.h"
 
 namespace simm::transport {
@@ -24,35 +23,16 @@ constexpr int kPeerPidfd = 77;  // SO_PEERPIDFD, Linux 6.5
 constexpr int kPeerPidfd = SO_PEERPIDFD;
 #endif
 
-// Field 22 of its stat line; 0 when it cannot be read.
-uint64_t StartTimeOf(pid_t pid) {
-  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
-  std::string line;
-  std::getline(stat, line);
-  // The name in parentheses may hold anything; behind it comes field 3.
-  std::istringstream rest(line.substr(std::min(line.size(), line.rfind(')') + 1)));
-  std::string field;
-  for (int i = 3; i <= 22; ++i) {
-    if (!(rest >> field)) return 0;
-  }
-  return std::strtoull(field.c_str(), nullptr, 10);
-}
-
 class PidfdProcess final : public PeerProcess {
  public:
-  PidfdProcess(Descriptor pidfd, pid_t pid)
-      : pidfd_(std::move(pidfd)), pid_(pid), start_time_(Ended() ? 0 : StartTimeOf(pid)) {}
-  // A pidfd is readable once the last thread has exited, and threads let go of their memory before
-  // that.
-  bool Ended() const override {
-    pollfd p{pidfd_.get(), POLLIN, 0};
-    return poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
-  }
+  PidfdProcess(int pidfd, pid_t pid)
+      : process_(pidfd), pid_(pid), start_time_(Ended() ? 0 : StartTimeOf(pid)) {}
+  bool Ended() const override { return process_.Ended(); }
   std::string Name() const override { return "pid " + std::to_string(pid_); }
   Identity identity() const override { return {static_cast<uint32_t>(pid_), start_time_}; }
 
  private:
-  const Descriptor pidfd_;
+  const WatchedProcess process_;
   const pid_t pid_;
   const uint64_t start_time_;
 };
@@ -111,7 +91,7 @@ Result<std::shared_ptr<PeerProcess>> OpenPeerProcess(int fd) {
                   "the end of the peer's process could not be seen from here (another pid "
                   "namespace, or a kernel without pidfd): it has to use tcp");
   }
-  return std::shared_ptr<PeerProcess>(std::make_shared<PidfdProcess>(Descriptor(pidfd), peer.pid));
+  return std::shared_ptr<PeerProcess>(std::make_shared<PidfdProcess>(pidfd, peer.pid));
 }
 
 ssize_t SendPacket(int fd, ByteSpan header, ByteSpan body, std::span<const int> descriptors) {

@@ -120,6 +120,7 @@ Status SimConnection::CheckItem(const WorkItem& item) const {
     }
     return Status::Ok();
   }
+  if (item.tap != nullptr) return Status(Code::kInvalidArgument, "a tap would see nothing");
   uint64_t size = 0;
   for (const MutableSegment& s : item.local) {
     if (s.region == nullptr || s.data < s.region->memory().data() ||

@@ -124,6 +124,9 @@ Status VerbsConnection::AppendMessage(const WorkItem& item, SendBatch& batch) co
 }
 
 Status VerbsConnection::AppendOneSided(const WorkItem& item, SendBatch& batch) {
+  if (item.tap != nullptr) {
+    return Status(Code::kInvalidArgument, "the device writes: a tap would see nothing");
+  }
   local_.clear();
   one_sided_.clear();
   for (const MutableSegment& segment : item.local) {
@@ -160,9 +163,9 @@ void VerbsConnection::FlushSends() {
   if (!flushed.status.ok()) BeginClose(flushed.status, false);
 }
 
-bool VerbsConnection::Progress() {
+bool VerbsConnection::Move(bool may_sleep) {
   if (state_ == State::kClosed) return false;
-  PollAll();
+  PollAll(may_sleep);
   RunCompletions();
   Deliver();
   if (state_ == State::kOpen) FlushSends();
@@ -177,11 +180,11 @@ bool VerbsConnection::Progress() {
   return state_ != State::kClosed;
 }
 
-void VerbsConnection::PollAll() {
+void VerbsConnection::PollAll(bool may_sleep) {
   const size_t found = PollSome(kEntriesPerProgress);
   // Not empty yet: an event that lies in PollFd stays there, so that a sleeper comes back.
   if (found == kEntriesPerProgress) return;
-  RearmAndPoll(found > 0);
+  if (may_sleep || found > 0) RearmAndPoll(found > 0);
 }
 
 // The queue has just been seen empty. Makes sure that what comes from now on makes PollFd readable.

@@ -42,7 +42,8 @@ class VerbsConnection final : public Connection {
   void Start(Receiver* receiver) override { receiver_ = receiver; }
   Status Post(std::span<const WorkItem> items) override;
   size_t MessageCredit() const override { return sends_.Credit(); }
-  bool Progress() override;
+  bool Progress() override { return Move(/*may_sleep=*/true); }
+  bool ProgressAwake() override { return Move(/*may_sleep=*/false); }
   int PollFd() const override;
   short PollEvents() const override { return POLLIN; }
   void PauseReceive(bool paused) override { paused_ = paused; }
@@ -74,7 +75,8 @@ class VerbsConnection final : public Connection {
   void FlushSends();
 
   // Taking completions off the queue; no callback is made here.
-  void PollAll();
+  bool Move(bool may_sleep);
+  void PollAll(bool may_sleep);
   size_t PollSome(size_t most);
   void RearmAndPoll(bool anything);
   void OnEntry(const ibv_wc& entry);

@@ -36,7 +36,7 @@ class SimmctlTest(unittest.TestCase):
         cls.addClassCleanup(cls.stop)
         ready = cls.start(
             "manager", BIN / "simm-manager", "--listen", "127.0.0.1:0", "--http", "off",
-            "--state", Path(cls.folder.name, "state"),
+            "--state", Path(cls.folder.name, "state"), "--new-cluster",
         )  # fmt: skip
         cls.manager = ready["listen"]
         cls.start(
@@ -175,8 +175,30 @@ class SimmctlTest(unittest.TestCase):
     def test_refused(self):
         big = b"x" * (80 << 20)
         self.assertIn(b"larger", self.check(REFUSED, "put", "big", "-", stdin=big).stderr)
-        self.check(NOT_THERE, "nodes", "remove", "nobody")
-        self.check(REFUSED, "nodes", "remove", "one")
+        self.assertIn(b"--yes", self.check(USAGE, "nodes", "remove", "nobody").stderr)
+        self.check(NOT_THERE, "nodes", "remove", "nobody", "--yes")
+        self.check(REFUSED, "nodes", "remove", "one", "--yes")
+
+    def test_one_node(self):
+        shown = self.check(DONE, "node", "show", "one").stdout.decode()
+        self.assertIn("shards             65536", shown)
+        node = json.loads(self.check(DONE, "--json", "node", "show", "one").stdout)
+        self.assertEqual((node["name"], node["state"]), ("one", "alive"))
+        self.check(NOT_THERE, "node", "show", "nobody")
+        self.check(NOT_THERE, "node", "drain", "nobody")
+        self.assertIn(b"start one first", self.check(REFUSED, "node", "drain", "one").stderr)
+        self.check(DONE, "node", "undrain", "one")  # it was not drained: nothing changes
+
+    def test_events(self):
+        events = json.loads(self.check(DONE, "--json", "events", "--limit", "0").stdout)["events"]
+        numbers = [event["number"] for event in events]
+        self.assertEqual(numbers, sorted(set(numbers)))
+        self.assertIn(("joined", "one"), [(event["kind"], event["server"]) for event in events])
+        self.assertLess(abs(events[-1]["unix_ms"] / 1000 - time.time()), 3600)
+        later = self.check(DONE, "--json", "events", "--after", str(numbers[-1])).stdout
+        self.assertEqual(json.loads(later), {"events": []})
+        newest = self.check(DONE, "events", "--limit", "1").stdout.decode().splitlines()
+        self.assertEqual(len(newest), 2, newest)
 
     def test_nobody_there(self):
         with socket.socket() as probe:

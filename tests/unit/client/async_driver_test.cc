@@ -46,7 +46,7 @@ class ScriptedTask final : public AsyncTask {
     ++script_.steps;
     return Now() >= deadline_ || script_.ended();
   }
-  void AddWaits(StepWaits* waits) const override {
+  void AddWaits(StepWaits* waits) override {
     if (script_.descriptor >= 0) waits->descriptors.push_back({script_.descriptor, POLLIN, 0});
     waits->event = script_.event;
     waits->until = std::min(script_.until, deadline_);

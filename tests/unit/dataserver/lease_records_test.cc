@@ -60,14 +60,15 @@ class LeaseRecordsTest : public testing::Test {
 };
 
 TEST_F(LeaseRecordsTest, AGrantIsRecordedUntilItsCommitReturnOrEnd) {
-  const uint64_t lease = Lease({.lane = 1, .process = nullptr, .session = 77}, 5);
+  const uint64_t lease = Lease({.lane = 1, .process = nullptr, .session = 77, .tag = 9}, 5);
   EXPECT_EQ(Recorded(), (std::set<uint64_t>{1, 2, 3, 4, 5}));
   const auto records = LeaseRecords::Read(area_);
   EXPECT_EQ(records[0].session, 77u);
-  EXPECT_EQ(records[0].lane, 1u);
+  EXPECT_EQ(records[0].lane_tag, 9u);
   EXPECT_EQ(records[0].offset, records[0].generation * kMiB);
   EXPECT_EQ(records[0].bytes, kMiB);
-  EXPECT_EQ(records[0].owner_pid, 0u) << "it can be cut off";
+  EXPECT_EQ(records[0].owner_pid, 0u);
+  EXPECT_EQ(records[0].flags, 0u) << "it can be cut off";
   ASSERT_EQ(table_.Take(1, lease, 2, 2 * kMiB, now_, &taken_), Held::kHeld);
   EXPECT_EQ(Recorded(), (std::set<uint64_t>{1, 3, 4, 5}));
   const protocol::LeaseRange range = {4 * kMiB, 4, kMiB, 2};
@@ -85,6 +86,8 @@ TEST_F(LeaseRecordsTest, WhatADeadLaneLeftBehindNamesItsProcessUntilThatHasEnded
   ASSERT_THAT(records, SizeIs(3));
   EXPECT_EQ(records[0].owner_pid, 4711u);
   EXPECT_EQ(records[0].owner_start_time, 123456u);
+  EXPECT_EQ(records[0].flags, protocol::kLeaseOfMapping);
+  EXPECT_NE(records[0].owner_namespace, 0u);
   process->ended = true;
   EXPECT_THAT(table_.TakeEnded(), SizeIs(3));
   EXPECT_THAT(Recorded(), IsEmpty());
@@ -145,6 +148,44 @@ TEST_F(LeaseRecordsTest, TheIndexFileHoldsThem) {
   pool->AbandonBlank(state.leases.EndLane(lane));
   EXPECT_THAT(in_file(pool->geometry()), IsEmpty());
   for (const char* end : {".index", ".data", ".lock"}) (void)unlink((path + end).c_str());
+}
+
+// ---- a successor
+
+TEST_F(LeaseRecordsTest, ASuccessorKeepsWhatLivingProcessesHoldUntilTheyEndOrDisownIt) {
+  const auto process = std::make_shared<FakeProcess>("pid 7");
+  Lease({.lane = 1, .process = process, .session = 1, .tag = 11}, 2);
+  Lease({.lane = 2, .process = process, .session = 1, .tag = 12}, 3);
+  Lease({.lane = 3, .process = nullptr, .session = 1, .tag = 13}, 1);
+  std::vector<AdoptedGrant> grants;
+  for (const auto& numbered : LeaseRecords::Sift(area_, [](const auto&) { return true; })) {
+    const auto& record = numbered.record;
+    grants.push_back(
+        {{record.generation, record.offset, record.bytes, 0}, record, numbered.number});
+  }
+  ASSERT_THAT(grants, SizeIs(6));
+  LeaseTable successor(kPool, 64, area_);
+  const auto network = std::make_shared<FakeProcess>("network");
+  successor.Adopt(grants, [&](const protocol::LeaseRecord& record) {
+    return record.flags != 0 ? process : network;
+  });
+  EXPECT_EQ(successor.totals().bytes, 6 * kMiB);
+  EXPECT_EQ(successor.totals().orphan_bytes, 6 * kMiB);
+  EXPECT_THAT(successor.TakeEnded(), IsEmpty());
+  // Records in use are not given to others.
+  ASSERT_EQ(successor.Admit({.lane = 9, .process = nullptr}, kMiB, 1).count, 1u);
+  const LeasedExtent more = {100, 100 * kMiB, kMiB, 0};
+  successor.Fill({.lane = 9, .process = nullptr}, kMiB, 1, {&more, 1}, now_);
+  EXPECT_THAT(Recorded(), SizeIs(7));
+  EXPECT_THAT(successor.Disown({.lane = 9, .process = process, .session = 2, .tag = 1}, 11),
+              SizeIs(2));
+  EXPECT_THAT(Recorded(), SizeIs(5));
+  network->ended = true;
+  EXPECT_THAT(successor.TakeEnded(), SizeIs(1));
+  process->ended = true;
+  EXPECT_THAT(successor.TakeEnded(), SizeIs(3));
+  EXPECT_EQ(successor.totals().orphan_bytes, 0u);
+  EXPECT_THAT(Recorded(), SizeIs(1));
 }
 
 // ---- leases ahead

@@ -111,9 +111,10 @@ TEST_F(PoolFilesTest, RestartKeepsTheIdentityAndRaisesTheIncarnation) {
     if (incarnation == 1) id = (*pool)->pool_id();
     EXPECT_EQ((*pool)->pool_id(), id);
     EXPECT_EQ((*pool)->incarnation(), incarnation);
-    EXPECT_EQ(Put(**pool, "a", 1000), Code::kOk);
+    const std::string key = "a" + std::to_string(incarnation);
+    EXPECT_EQ(Put(**pool, key, 1000), Code::kOk);
     PinnedValue pinned;
-    ASSERT_EQ((*pool)->Acquire(HashOf("a"), 0, "a", &pinned), Code::kOk);
+    ASSERT_EQ((*pool)->Acquire(HashOf(key), 0, key, &pinned), Code::kOk);
     EXPECT_EQ(pinned.generation >> protocol::kGenerationCounterBits, incarnation);
     (*pool)->Release(pinned);
   }
@@ -121,7 +122,7 @@ TEST_F(PoolFilesTest, RestartKeepsTheIdentityAndRaisesTheIncarnation) {
   EXPECT_FALSE(std::filesystem::exists(options_.path + ".data.new"));
 }
 
-TEST_F(PoolFilesTest, ExistingFilesAreReplacedNotRewritten) {
+TEST_F(PoolFilesTest, AnotherSizeMakesNewFilesAndTheOldOnesStayForWhoHasThem) {
   struct stat before {};
   {
     auto pool = Open();
@@ -129,14 +130,19 @@ TEST_F(PoolFilesTest, ExistingFilesAreReplacedNotRewritten) {
     ASSERT_EQ(stat((options_.path + ".index").c_str(), &before), 0);
   }
   std::ifstream old(options_.path + ".index", std::ios::binary);  // as a peer that still has it
+  options_.memory_bytes = 5 << 20;
   auto pool = Open();
   ASSERT_TRUE(pool.ok());
+  EXPECT_THAT((*pool)->recovery().cold_because, HasSubstr("--memory"));
+  EXPECT_EQ((*pool)->incarnation(), 2u);
   struct stat after {};
   ASSERT_EQ(stat((options_.path + ".index").c_str(), &after), 0);
   EXPECT_NE(before.st_ino, after.st_ino);
   protocol::Superblock block;
   old.read(reinterpret_cast<char*>(&block), sizeof block);
-  EXPECT_EQ(block.incarnation, 1u);
+  EXPECT_EQ(block.incarnation(), 1u);
+  for (const char* end : {".index.new", ".data.new", ".index.old"})
+    EXPECT_FALSE(std::filesystem::exists(options_.path + end)) << end;
 }
 
 TEST_F(PoolFilesTest, ASecondServerOfThePoolIsRefused) {
@@ -155,6 +161,7 @@ TEST_F(PoolFilesTest, GarbageInTheIndexGivesANewIdentity) {
   auto pool = Open();
   ASSERT_TRUE(pool.ok());
   EXPECT_EQ((*pool)->incarnation(), 1u);
+  EXPECT_THAT((*pool)->recovery().cold_because, HasSubstr("is no pool index"));
 }
 
 TEST_F(PoolFilesTest, MissingDirectoryIsNamed) {

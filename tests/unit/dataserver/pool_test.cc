@@ -100,7 +100,7 @@ TEST_F(PoolTest, HeadLiesBeforeTheValueAndCarriesTheHints) {
   const std::string key(66, 'k');
   const Grant grant = Allocate(key, 200);
   EXPECT_EQ(pool_->Commit(grant, HashOf(key), 0, key, PutMode::kIfAbsent, Xxh3_64(grant.value),
-                          {.parent = {5, 6}, .depth = 7, .expiry_s = 8}),
+                          {.parent = {5, 6}, .depth = 7, .ttl_ms = 8000}),
             Code::kOk);
   const PinnedValue pinned = Acquire(key);
   EXPECT_EQ(pinned.head.size(), 64u + 128u);

@@ -20,7 +20,7 @@ class EchoManager final : public ManagerHandler {
   Result<RegisterReply> Register(const RegisterRequest& request) override {
     if (request.name == "refuse") return Status(Code::kWrongCluster, "not here");
     registered = request;
-    return RegisterReply{7, {{1, 2}, 3, 4}, 500, 9000};
+    return RegisterReply{7, {{1, 2}, 3, 4}, 500, 9000, true, 250};
   }
   Result<HeartbeatReply> Heartbeat(const HeartbeatRequest& request) override {
     heartbeat = request;
@@ -40,6 +40,13 @@ class EchoManager final : public ManagerHandler {
     status.nodes[1].silent_ms = 34;
     status.nodes[1].stats.evictions = 56;
     status.namespaces = {"default", "tenant"};
+    status.nodes[1].migration = {1, 2, 3, 4, 5, 6, 7};
+    status.nodes[1].shards_coming = 8;
+    status.nodes[1].shards_leaving = 9;
+    status.nodes[1].record.capabilities = 3;
+    status.frozen = "why";
+    status.leader = "a:1";
+    status.problem = "etcd";
     return status;
   }
   Result<NamespaceId> CreateNamespace(const std::string& name) override {
@@ -50,8 +57,24 @@ class EchoManager final : public ManagerHandler {
     return name == "ghost" ? Status(Code::kMiss, "no such server") : Status::Ok();
   }
 
+  Status ReportMap(std::shared_ptr<const RouteTable> table) override {
+    reported = std::move(table);
+    return Status::Ok();
+  }
+  Result<DrainReply> DrainNode(const std::string& name, bool undrain) override {
+    if (!leader.empty()) return Status(Code::kUnavailable, "not the leader");
+    return DrainReply{undrain, {{1, 2}, 3, name.size()}};
+  }
+  Result<std::vector<Event>> ListEvents(uint64_t after, uint32_t newest) override {
+    Event event{after + 1, 12345, EventKind::kThawed, "s", {{1, 2}, 3, newest}, "text"};
+    return std::vector<Event>{event, {after + 2}};
+  }
+  std::string LeaderElsewhere() const override { return leader; }
+
   RegisterRequest registered;
   HeartbeatRequest heartbeat;
+  std::shared_ptr<const RouteTable> reported;
+  std::string leader;  // else it decides itself
   std::chrono::milliseconds delay{0};
 };
 
@@ -106,13 +129,16 @@ class ControlServerTest : public testing::Test {
 
 TEST_F(ControlServerTest, CarriesEveryFieldOfTheManagersCalls) {
   auto stub = *ManagerStub::Create({Address()});
-  RegisterRequest request{{1, 2}, "name", {3, 4}, 5, {6, 7}, "c:1", "d:2", "zone", 8, "v"};
+  RegisterRequest request{{1, 2}, "name", {3, 4}, 5,   {6, 7}, "c:1",
+                          "d:2",  "zone", 8,      "v", 3,      {{1, 2}, 5, 6}};
   Result<RegisterReply> registered = stub->Register(request, 5s);
   ASSERT_TRUE(registered.ok()) << registered.status().ToString();
   EXPECT_EQ(registered->id, 7U);
   EXPECT_EQ(registered->map, (MapVersion{{1, 2}, 3, 4}));
   EXPECT_EQ(registered->heartbeat_ms, 500U);
   EXPECT_EQ(registered->dead_ms, 9000U);
+  EXPECT_TRUE(registered->send_map);
+  EXPECT_EQ(registered->retry_ms, 250U);
   const RegisterRequest& got = manager_.registered;
   EXPECT_EQ(std::tie(got.expected_cluster, got.name, got.pool_id, got.incarnation, got.boot_id),
             std::tie(request.expected_cluster, request.name, request.pool_id, request.incarnation,
@@ -120,13 +146,18 @@ TEST_F(ControlServerTest, CarriesEveryFieldOfTheManagersCalls) {
   EXPECT_EQ(std::tie(got.control_address, got.data_address, got.zone, got.weight, got.version),
             std::tie(request.control_address, request.data_address, request.zone, request.weight,
                      request.version));
-  HeartbeatRequest heartbeat{9, {1, 1}, {{2, 2}, 3, 4}, {}};
+  EXPECT_EQ(got.capabilities, 3U);
+  EXPECT_EQ(got.held, request.held);
+  HeartbeatRequest heartbeat{9,  {1, 1},           {{2, 2}, 3, 4},
+                             {}, {0, 7, 8, 65535}, {1, 2, 3, 4, 5, 6, 7}};
   heartbeat.stats.bytes_written = 77;
   Result<HeartbeatReply> beaten = stub->Heartbeat(heartbeat, 5s);
   ASSERT_TRUE(beaten.ok());
   EXPECT_TRUE(beaten->register_again);
   EXPECT_EQ(beaten->map, heartbeat.map);
   EXPECT_EQ(manager_.heartbeat.stats.bytes_written, 77U);
+  EXPECT_EQ(manager_.heartbeat.pulled_shards, heartbeat.pulled_shards);
+  EXPECT_EQ(manager_.heartbeat.migration, heartbeat.migration);
   Result<ClusterStatus> status = stub->GetStatus(5s);
   ASSERT_TRUE(status.ok());
   ASSERT_EQ(status->nodes.size(), 2U);
@@ -134,9 +165,58 @@ TEST_F(ControlServerTest, CarriesEveryFieldOfTheManagersCalls) {
   EXPECT_EQ(status->nodes[1].record.state, ServerState::kSuspect);
   EXPECT_EQ(status->nodes[1].stats.evictions, 56U);
   EXPECT_EQ(status->namespaces, (std::vector<std::string>{"default", "tenant"}));
+  EXPECT_EQ(status->nodes[1].migration, (MigrationProgress{1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(status->nodes[1].shards_coming, 8U);
+  EXPECT_EQ(status->nodes[1].shards_leaving, 9U);
+  EXPECT_EQ(status->nodes[1].record.capabilities, 3U);
+  EXPECT_EQ(status->frozen, "why");
+  EXPECT_EQ(status->leader, "a:1");
+  EXPECT_EQ(status->problem, "etcd");
   EXPECT_EQ(*stub->CreateNamespace("x", 5s), 65535);
   EXPECT_TRUE(stub->RemoveNode("x", 5s).ok());
   EXPECT_EQ(observed_, 5);
+}
+
+TEST_F(ControlServerTest, CarriesMapsEventsAndDrains) {
+  auto stub = *ManagerStub::Create({Address()});
+  // Larger than one request may be: it travels in pieces.
+  const auto table = SampleMap(9, 3000);
+  ASSERT_TRUE(stub->ReportMap(*table, 10s).ok());
+  ASSERT_NE(manager_.reported, nullptr);
+  EXPECT_EQ(manager_.reported->contents().owners, table->contents().owners);
+  EXPECT_EQ(manager_.reported->version(), table->version());
+  const auto events = stub->ListEvents(41, 5, 5s);
+  ASSERT_TRUE(events.ok()) << events.status().ToString();
+  ASSERT_EQ(events->size(), 2U);
+  const Event& event = (*events)[0];
+  EXPECT_EQ(std::tie(event.number, event.unix_ms, event.kind, event.server, event.text),
+            std::make_tuple(42, 12345, EventKind::kThawed, "s", "text"));
+  EXPECT_EQ(event.map, (MapVersion{{1, 2}, 3, 5}));
+  const auto drained = stub->DrainNode("name", true, 5s);
+  ASSERT_TRUE(drained.ok());
+  EXPECT_TRUE(drained->migrates);
+  EXPECT_EQ(drained->map.epoch, 4U);
+}
+
+TEST_F(ControlServerTest, TheStubFollowsTheLeaderThatIsNamed) {
+  EchoManager leader;
+  ControlServerOptions options;
+  options.listen = "127.0.0.1:0";
+  options.manager = &leader;
+  auto server = *ControlServer::Start(std::move(options));
+  // Not in the list that the caller was given.
+  manager_.leader = "127.0.0.1:" + std::to_string(server->port());
+  auto stub = *ManagerStub::Create({Address()});
+  EXPECT_TRUE(stub->DrainNode("x", false, 5s).ok());
+  const int asked = observed_;
+  EXPECT_TRUE(stub->DrainNode("x", false, 5s).ok());
+  EXPECT_EQ(observed_, asked) << "the next call goes to the leader at once";
+  // It falls back to the list when the leader is gone, and ends when they name each other.
+  leader.leader = Address();
+  EXPECT_EQ(stub->DrainNode("x", false, 5s).code(), Code::kUnavailable);
+  server.reset();
+  manager_.leader.clear();
+  EXPECT_TRUE(stub->DrainNode("x", false, 5s).ok());
 }
 
 TEST_F(ControlServerTest, CarriesCodesAndMessages) {

@@ -1,0 +1,147 @@
+"""Real processes on loopback: a manager and data servers, stopped by their own pids."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+
+def wait_for(what: str, check, seconds: float = 60):
+    """Polls until check() is true; its last value. `what` is said when it never is."""
+    end = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError, ValueError):
+            if got := check():
+                return got
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.1)
+
+
+def fetch(address: str, path: str) -> str:
+    with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+        return answer.read().decode()
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+class Processes:
+    """Named child processes with logs in a folder; ended with the block."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._running: dict[str, subprocess.Popen] = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for name in reversed(list(self._running)):
+            self.stop(name)
+
+    def start(self, name: str, *command, env: dict[str, str] | None = None):
+        with open(self.folder / f"{name}.log", "ab") as log:
+            self._running[name] = subprocess.Popen(
+                [str(c) for c in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env
+            )
+
+    def stop(self, name: str):
+        child = self._running.pop(name)
+        child.terminate()
+        try:
+            child.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def kill(self, name: str):
+        child = self._running.pop(name)
+        child.kill()
+        child.wait()
+
+    def proc(self, name: str) -> Path:
+        return Path(f"/proc/{self._running[name].pid}")
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+
+class Cluster(Processes):
+    """A manager and `servers` data servers, up when the block begins."""
+
+    def __init__(self, bin_dir: Path, folder: Path, servers: int, server_arguments=()):
+        super().__init__(folder)
+        self.bin_dir = bin_dir
+        self.names = [f"server-{i}" for i in range(servers)]
+        self._server_arguments = list(server_arguments) or ["--memory", "32MiB"]
+        ports = free_ports(2 + 3 * servers)
+        self.manager = f"127.0.0.1:{ports[0]}"
+        self.http = {"manager": f"127.0.0.1:{ports[1]}"}
+        self._ports = {n: ports[2 + 3 * i : 5 + 3 * i] for i, n in enumerate(self.names)}
+        self.http |= {n: f"127.0.0.1:{p[2]}" for n, p in self._ports.items()}
+
+    def __enter__(self):
+        self.start_manager()
+        for name in self.names:
+            self.start_server(name)
+        try:
+            for name in self.names:
+                self.wait_ready(name)
+        except AssertionError:
+            self.__exit__()
+            raise
+        return self
+
+    def start_manager(self):
+        self.start(
+            "manager", self.bin_dir / "simm-manager", "--listen", self.manager,
+            "--http", self.http["manager"], "--state", self.folder / "state", "--new-cluster",
+        )  # fmt: skip
+
+    def start_server(self, name: str):
+        grpc, data, http = self._ports[name]
+        self.start(
+            name, self.bin_dir / "simm-dataserver", "--manager", self.manager, "--name", name,
+            "--advertise", "127.0.0.1", "--listen", f"127.0.0.1:{grpc}",
+            "--data-listen", f"127.0.0.1:{data}", "--http", f"127.0.0.1:{http}",
+            *self._server_arguments,
+        )  # fmt: skip
+
+    def wait_ready(self, name: str):
+        wait_for(f"{name} is ready", lambda: fetch(self.http[name], "/readyz"))
+
+    def ctl(self, *arguments: str, stdin: str = "") -> str:
+        return subprocess.run(
+            [self.bin_dir / "simmctl", "--manager", self.manager, *arguments],
+            input=stdin, capture_output=True, text=True, check=True, timeout=60,
+        ).stdout  # fmt: skip
+
+    def bench(self, *arguments: str) -> dict:
+        done = subprocess.run(
+            [self.bin_dir / "simm-bench", "--manager", self.manager, "--json", *arguments],
+            capture_output=True, text=True, check=False, timeout=300,
+            env={**os.environ},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def metrics(self, name: str) -> str:
+        return fetch(self.http[name], "/metrics")
+
+    def metric(self, name: str, series: str) -> float:
+        for line in self.metrics(name).splitlines():
+            if line.startswith(series + " "):
+                return float(line.split()[-1])
+        raise AssertionError(f"{name} shows no {series}")
