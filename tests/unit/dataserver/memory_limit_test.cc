@@ -57,7 +57,7 @@ TEST_F(MemoryLimitTest, Version1CountsPageCacheAsFree) {
   Group1("/pod/simm", 512 * kMiB, 300 * kMiB, 200 * kMiB);
   EXPECT_EQ(Find().bytes, 412 * kMiB);
   EXPECT_NE(Find().bound.find("/pod/simm"), std::string::npos) << Find().bound;
-  EXPECT_NE(Find().bound.find("512MiB"), std::string::npos) << Find().bound;
+  EXPECT_NE(Find().bound.find("512.0 MiB"), std::string::npos) << Find().bound;
 }
 
 TEST_F(MemoryLimitTest, Version1SaysNoLimitByALargeNumber) {
