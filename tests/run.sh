@@ -8,12 +8,12 @@ lanes='
 tidy        | 1  | the rules of the house: includes, names, lengths, top level
 release     | 18 | gcc build of everything; unit, contract and rpc tests
 headers     | 8  | every header compiles alone
-sim         | 4  | the pure core under thousands of seeds
-cluster     | 8  | real processes on loopback: start order, kill -9, bad input on each port
+sim         | 6  | the pure core under thousands of seeds
+cluster     | 10 | real processes on loopback: start order, kill -9, bad input on each port
 etcd        | 4  | three managers on three members of etcd: election, fail-over, fencing
 bench-smoke | 2  | each command of simm-bench for a second, its JSON checked
 trace       | 3  | the main job: the conversation trace on 10 % of its blocks, every byte checked
-sglang      | 10 | simm.sglang on the files of SGLang itself (PyPI), with real processes
+sglang      | 12 | simm.sglang on the files of SGLang itself (PyPI), with real processes
 quickstart  | 4  | deploy/quickstart.sh, a small one, twice
 asan        | 25 | clang, -Wthread-safety, AddressSanitizer and UBSan: all tests, real processes too
 tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
