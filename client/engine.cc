@@ -203,9 +203,10 @@ std::shared_ptr<Peer> Engine::PeerFor(const ServerRecord& record) {
                                     .stats = stats_,
                                     .client_name = client_name_,
                                     .max_lanes = options_.max_lanes_per_server,
-                                    .lost = old ? old->lost_lanes() : nullptr};
+                                    .lost = lost_lanes_[record.id]};
       for (const auto& transport : one_sided_) environment.one_sided.push_back(transport.get());
       entry = std::make_shared<Peer>(environment, record, table->version().cluster);
+      lost_lanes_[record.id] = entry->lost_lanes();
     }
     peer = entry;
   }

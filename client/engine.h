@@ -76,6 +76,9 @@ class Engine {
 
   mutable Mutex peers_mutex_;
   std::unordered_map<ServerId, std::shared_ptr<Peer>> peers_ SIMM_GUARDED_BY(peers_mutex_);
+  // They outlive a server's start, and its peer.
+  std::unordered_map<ServerId, std::shared_ptr<LostLanes>> lost_lanes_
+      SIMM_GUARDED_BY(peers_mutex_);
 
   Mutex stop_mutex_;
   CondVar stop_signal_;

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "common/base/log.h"
+#include "dataserver/memory_limit.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23  // Linux 5.14
@@ -41,21 +42,13 @@ std::string TooLittleMemory(const PoolOptions& options, const std::string& why) 
          "; use a smaller --memory or free memory";
 }
 
-// Bytes that could be had without swapping, after the control group's limit; UINT64_MAX when
-// unknown.
-uint64_t AvailableMemory() {
-  uint64_t available = UINT64_MAX;
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string name, rest; meminfo >> name && std::getline(meminfo, rest);) {
-    if (name == "MemAvailable:") available = std::strtoull(rest.c_str(), nullptr, 10) << 10;
-  }
-  uint64_t limit = 0;
-  uint64_t used = 0;
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit &&
-      std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
-    available = std::min(available, limit > used ? limit - used : 0);
-  }
-  return available;
+// Refuses what would end in the kernel's killer: `bytes` more than the machine or a control group
+// around this process has left.
+Status CheckMemory(const PoolOptions& options, uint64_t bytes) {
+  const AvailableMemory available = FindAvailableMemory();
+  if (bytes <= available.bytes) return Status::Ok();
+  return Unavailable(TooLittleMemory(
+      options, FormatSize(available.bytes) + " are available (" + available.bound + ")"));
 }
 
 // 0, or the error that touching the pages met. Without MADV_POPULATE_WRITE, which reports a lack of
@@ -158,6 +151,8 @@ Status CheckRoom(const PoolOptions& options, uint64_t bytes, const std::string& 
   }
   const uint64_t room = static_cast<uint64_t>(fs.f_bavail) * static_cast<uint64_t>(fs.f_bsize);
   const uint64_t freed = SizeOf(old_data);
+  if (fs.f_type == TMPFS_MAGIC)
+    SIMM_RETURN_IF_ERROR(CheckMemory(options, bytes - std::min(bytes, freed)));
   if (bytes <= room + freed) return Status::Ok();
   return Unavailable(TooLittleMemory(
       options, "the file system of " + options.path + " has " + FormatSize(room + freed) +
@@ -350,10 +345,8 @@ Status PoolFiles::MakeAnonymous(const PoolOptions& options) {
     }
   }
   const bool huge = data_.fd() >= 0;
-  const uint64_t needed = index_bytes_ + (huge ? 0 : data_bytes_);
-  if (const uint64_t available = AvailableMemory(); options.prefault && needed > available) {
-    return Unavailable(TooLittleMemory(options, FormatSize(available) + " are available"));
-  }
+  if (options.prefault)
+    SIMM_RETURN_IF_ERROR(CheckMemory(options, index_bytes_ + (huge ? 0 : data_bytes_)));
   const auto make = [&](const char* name, uint64_t bytes, Mapping* out) -> Status {
     const int fd = NewAnonymousFile(name);
     if (fd < 0) return Unavailable("cannot create " + std::string(name) + ": " + Errno());

@@ -130,6 +130,16 @@ lane_fuzz() {
   run_ctest build-fuzz -j "$jobs" -L '^fuzz$'
 }
 
+# python_package NAME...: Debian's interpreter, for Debian's torch and numpy; what else the lane
+# needs goes into a venv, the package itself too.
+venv=build-python/venv
+python_package() {
+  /usr/bin/python3 -m venv --system-site-packages "$venv"
+  if (($# > 0)); then "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"; fi
+  CMAKE_BUILD_PARALLEL_LEVEL="$jobs" "$venv/bin/pip" install --verbose \
+    --disable-pip-version-check --force-reinstall ./client/python
+}
+
 lane_rdma() {
   build_release
   # A transport that cannot be tested fails here; vm.sh says loudly what it lacks.
@@ -138,17 +148,14 @@ lane_rdma() {
   # A manager, data servers and clients as processes; then each command of simm-bench.
   tests/rdma/vm.sh --timeout 400 build/tests/cluster_verbs_test
   tests/rdma/vm.sh --timeout 200 python3 bench/compare_verbs.py --build build --rounds 1 --smoke
+  python_package
+  tests/rdma/vm.sh --timeout 200 "$venv/bin/python" client/python/tests/rdma_check.py
 }
 
 lane_python() {
   configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
   cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench
-  # Debian's interpreter, for Debian's torch and numpy; what else it needs goes into a venv.
-  local venv=build-python/venv
-  /usr/bin/python3 -m venv --system-site-packages "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check pytest mypy
-  CMAKE_BUILD_PARALLEL_LEVEL="$jobs" "$venv/bin/pip" install --verbose \
-    --disable-pip-version-check --force-reinstall ./client/python
+  python_package pytest mypy
   SIMM_BIN_DIR="$PWD/build/bin" "$venv/bin/pytest" -v --durations=5 client/python/tests
   # The comparison with C++ runs; its ratios mean something on an idle machine only.
   "$venv/bin/python" bench/compare_python.py --rounds 1 --seconds 0.3 --transports shm
@@ -233,11 +240,8 @@ sglang_oldest=0.5.12.post1
 lane_sglang() {
   configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
   cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench
-  local venv=build-python/venv release path
-  /usr/bin/python3 -m venv --system-site-packages "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check pytest msgspec psutil
-  CMAKE_BUILD_PARALLEL_LEVEL="$jobs" "$venv/bin/pip" install --verbose \
-    --disable-pip-version-check --force-reinstall ./client/python
+  local release path
+  python_package pytest msgspec psutil
   export SIMM_BIN_DIR="$PWD/build/bin"
   for release in "$sglang_oldest" "${sglang_releases[@]}"; do
     path="$PWD/build-python/sglang-$release"
@@ -277,7 +281,8 @@ closing_lines() {
   local lines='^(Ran |OK|FAILED|[0-9]+% tests passed|The following tests FAILED|'
   lines+='[[:space:]]+[0-9]+ - '
   lines+='|\[  (PASSED|FAILED) +\]|vm\.sh: |=+ .*(passed|failed).* in '
-  lines+='|Total Test|WARNING|No tests were found|trace:|bench:|quickstart:|sglang: |every |✅ )'
+  lines+='|Total Test|WARNING|No tests were found|trace:|bench:|quickstart:|sglang: |rdma: |every |'
+  lines+='✅ )'
   grep -E "$lines" "$1" | tail -n 20 || true
 }
 
@@ -286,9 +291,8 @@ install_packages() {
   for lane in "$@"; do
     if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags+=(--clang); fi
     if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
-    if [[ "$lane" == etcd ]]; then flags+=(--etcd); fi
-    if [[ "$lane" == python || "$lane" == sglang ]]; then flags+=(--python); fi
-    if [[ "$lane" == deploy || "$lane" == images ]]; then flags+=("--$lane"); fi
+    case "$lane" in python | sglang | rdma) flags+=(--python) ;; esac
+    case "$lane" in etcd | deploy | images) flags+=("--$lane") ;; esac
   done
   deploy/install_packages.sh "${flags[@]}"
 }

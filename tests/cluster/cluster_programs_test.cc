@@ -103,6 +103,56 @@ TEST_F(ProgramsTest, AStateThatCannotBeWrittenIsSaidAtTheStart) {
   EXPECT_NE(ran.output.find("--state"), std::string::npos) << ran.output;
 }
 
+// A control group of this machine with a limit on memory; empty: none can be made here.
+class ControlGroup {
+ public:
+  explicit ControlGroup(uint64_t limit) {
+    const std::string name = "/simm-test-" + std::to_string(getpid());
+    for (const auto& [root, file] : {std::pair("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+                                     std::pair("/sys/fs/cgroup", "memory.max")}) {
+      std::error_code failed;
+      const std::filesystem::path folder = root + name;
+      if (!std::filesystem::create_directory(folder, failed) || failed) continue;
+      if (std::filesystem::exists(folder / file) && std::ofstream(folder / file) << limit) {
+        folder_ = folder;
+        return;
+      }
+      std::filesystem::remove(folder, failed);
+    }
+  }
+  ~ControlGroup() {
+    std::error_code ignored;
+    if (!folder_.empty()) std::filesystem::remove(folder_, ignored);
+  }
+  const std::filesystem::path& folder() const { return folder_; }
+
+ private:
+  std::filesystem::path folder_;
+};
+
+TEST_F(ProgramsTest, APoolThatDoesNotFitItsControlGroupIsRefusedAtTheStart) {
+  const ControlGroup group(128 << 20);
+  if (group.folder().empty()) GTEST_SKIP() << "NOT TESTED: no control group can be made here";
+  const std::string log = (folder_ / "log-group").string();
+  const auto start = [&](const std::string& memory) {
+    const std::string command = "echo $$ > " + (group.folder() / "cgroup.procs").string() +
+                                " && exec " + BinDir() + "/simm-dataserver --manager 127.0.0.1:1" +
+                                " --listen 127.0.0.1:0 --data-listen 127.0.0.1:0 --http off" +
+                                " --transport tcp --memory " + memory;
+    return bench::ChildProcess::Start({"/bin/sh", "-c", command}, log);
+  };
+  auto large = start("1GiB");
+  ASSERT_TRUE(large.ok());
+  ASSERT_TRUE(WaitUntil([&] { return (*large)->Ended().has_value(); }, 20s));
+  EXPECT_EQ(*(*large)->Ended(), 1) << TextOf(log);
+  EXPECT_NE(TextOf(log).find("control group"), std::string::npos) << TextOf(log);
+  EXPECT_NE(TextOf(log).find("--memory"), std::string::npos) << TextOf(log);
+  auto small = start("32MiB");  // fits; then there is no manager
+  ASSERT_TRUE(small.ok());
+  EXPECT_TRUE(WaitUntil([&] { return TextOf(log).find("127.0.0.1:1") != std::string::npos; }, 20s))
+      << TextOf(log);
+}
+
 TEST_F(ProgramsTest, TheShippedConfigurationFilesAreValidAndEveryOriginIsShown) {
   const std::string config = SIMM_SOURCE_DIR "/deploy/config/";
   const Ran manager = Run({"simm-manager", "--config", config + "manager.yaml", "--print-config"});

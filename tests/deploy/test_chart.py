@@ -65,25 +65,21 @@ def in_force(output):
     }
 
 
-def knows_etcd(bin_dir):
-    said = subprocess.run([bin_dir / "simm-manager", "--help"], capture_output=True, check=True)
-    return b"--etcd " in said.stdout
-
-
 @every_case
 def test_programs_take_what_the_chart_gives_them(case, bin_dir, tmp_path):
     docs = chart.render(CASES[case])
     for workload in chart.workloads(docs):
         done, container, mounts = run_print_config(bin_dir, tmp_path, docs, workload)
-        if case == "etcd" and container["name"] == "manager" and not knows_etcd(bin_dir):
-            # These programs have no etcd yet: it must be that and nothing else that they refuse.
-            assert done.returncode == 2 and "etcd" in done.stderr
-            continue
         assert done.returncode == 0, done.stderr
         assert "unknown" not in done.stderr and "warning" not in done.stderr.lower(), done.stderr
         options = in_force(done.stdout)
         if container["name"] == "manager":
-            if case != "etcd":
+            if case == "etcd":
+                name = "pod-0.simm-manager-pods.cache.svc.cluster.local"
+                assert options["advertise"] == (name, "env SIMM_ADVERTISE")
+                assert "etcd-1.etcd:2380" in options["etcd"][0]
+                assert options["etcd-prefix"][0] == "/simm/cache/simm"
+            else:
                 assert options["state"][0] in mounts
             continue
         kind = workload["kind"]
@@ -230,10 +226,6 @@ def options_of(bin_dir, program):
     }  # fmt: skip
 
 
-# Options of managers on etcd: older programs lack them.
-COMING = {"etcd", "etcd-prefix", "advertise", "lease-ms", "new-cluster"}
-
-
 @pytest.mark.parametrize("part", ["manager", "dataserver"])
 def test_every_option_of_the_programs_can_be_set(part, bin_dir):
     """An option is either set by the chart or allowed in `options`; none is left behind."""
@@ -248,9 +240,7 @@ def test_every_option_of_the_programs_can_be_set(part, bin_dir):
             for entry in workload["spec"]["template"]["spec"]["containers"][0].get("env", []):
                 if entry["name"].startswith("SIMM_"):
                     own.add(entry["name"].removeprefix("SIMM_").lower().replace("_", "-"))
-    real = options_of(bin_dir, f"simm-{part}")
-    assert real <= allowed | own
-    assert (allowed | own) - real <= COMING
+    assert allowed | own == options_of(bin_dir, f"simm-{part}")
 
 
 def test_values_and_schema_have_the_same_keys():

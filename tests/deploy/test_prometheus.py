@@ -24,7 +24,7 @@ BOARDS = ["cluster", "dataserver", "client"]
 # data; a name that is neither shown nor here is a mistake.
 NOT_YET = re.compile(
     "simm_client_.*|simm_pool_eviction_seconds_bucket|simm_dataserver_registered_bytes"
-    "|simm_manager_(map_frozen|leader_known|is_leader)"
+    "|simm_manager_(leader_known|is_leader)"  # only with etcd
 )
 
 
@@ -202,6 +202,17 @@ def test_a_killed_server_is_told_and_its_return_clears_it(cluster, prometheus):
     cluster.wait_ready("server-1")
     gone = {"SimmServerDown", "SimmServerDead", "SimmMapEpochsDiverge"}
     live.wait_for("the alerts clear", lambda: not gone & prometheus.firing())
+
+
+def test_a_frozen_map_is_told_and_its_thaw_clears_it(cluster, prometheus):
+    """Both servers at once: more than a third, so none is declared dead."""
+    for name in cluster.names:
+        cluster.kill(name)
+    live.wait_for("SimmMapFrozen fires", lambda: "SimmMapFrozen" in prometheus.firing())
+    for name in cluster.names:
+        cluster.start_server(name)
+        cluster.wait_ready(name)
+    live.wait_for("SimmMapFrozen clears", lambda: "SimmMapFrozen" not in prometheus.firing())
 
 
 def test_a_manager_that_is_away_is_told_and_its_return_clears_it(cluster, prometheus):

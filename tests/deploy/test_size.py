@@ -92,7 +92,7 @@ def test_a_real_server_of_that_size_holds_them_all(page_size, tokens, bin_dir, t
             "get", "--keys", keys, "--value-size", mean, "--seconds", "0.1", "--batch", "16"
         )
         evicted = cluster.metrics("server-0").split("simm_pool_evictions_total{")[1:]
-        assert [float(line.split("\n")[0].split()[-1]) for line in evicted] == [0, 0, 0, 0]
+        assert {float(line.split("\n")[0].split()[-1]) for line in evicted} == {0}
         assert cluster.metric("server-0", "simm_pool_entries") == made["values"]
         used = cluster.metric("server-0", "simm_pool_value_bytes")
     assert used == made["values"] * made["value_bytes"]

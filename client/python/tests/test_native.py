@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 import threading
 import time
@@ -192,6 +193,43 @@ def test_other_threads_run_while_a_call_waits():
         cluster.resume("server-0")
         assert took > 0.4, "the call was not slow: the test shows nothing"
         assert counted > 10  # 0 or 1 if the call kept the GIL
+        client.close()
+
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+
+def test_a_thousand_calls_wait_at_once_without_a_thread_each():
+    with Cluster(servers=1) as cluster:
+        client = NativeClient([cluster.address], transport="tcp")
+        assert client.exists(["x"], 5000) == [CODES["MISS"]]
+        before, answers = threads(), []
+        cluster.pause("server-0")  # none of them can end: all are under way at once
+        for _ in range(1000):
+            client.exists_async(["x", "y"], 60_000, answers.append)
+        under_way, answered = threads(), len(answers)
+        cluster.resume("server-0")
+        assert answered == 0 and under_way - before <= 32
+        assert wait_until(lambda: len(answers) >= 1000, 60)
+        assert answers == [[CODES["MISS"]] * 2] * 1000
+        client.close()
+
+
+def test_a_batch_is_a_few_round_trips_and_not_one_a_key():
+    with Cluster(servers=1) as cluster:
+        client = NativeClient([cluster.address], transport="tcp")
+        value = np.ones(64, np.uint8)
+        keys = [f"k{index}" for index in range(4096)]
+        assert client.put(keys, *at(*[value] * 4096), 60_000) == [0] * 4096
+        for call in (
+            lambda: client.exists(keys, 60_000),
+            lambda: client.get(keys, *at(*[value] * 4096), 60_000),
+        ):
+            before = client.stats()["round_trips"]
+            call()
+            trips = client.stats()["round_trips"] - before
+            assert 0 < trips <= 64, trips
         client.close()
 
 

@@ -39,7 +39,7 @@ class Steps:
 def pool(backend_of):
     """Eight pages of 512 KiB, so that a step of 1 MiB is two of them."""
     shape = pools.Shape(tokens=64, layers=8, heads=8, head_dim=512)
-    return backend_of(pools.mha(shape))._pools["kv"]
+    return backend_of(pools.mha(shape))._pools.get("kv")
 
 
 def opened(pool, steps, what, deadlines):

@@ -134,8 +134,8 @@ def timed(call):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_all_servers_gone_and_back(own_cluster, number):
-    """The first call ends by its deadline, later ones in 10 ms; back within 1 s; no thread lost."""
+def test_all_servers_gone_and_back(own_cluster, number, capsys):
+    """The first call ends by its deadline, later ones ask nobody; no thread is lost."""
     pool = pools.mha(SHAPE)
     pools.fill(pool, 3)
     rank = Scheduler(pool, extra(own_cluster))
@@ -178,10 +178,11 @@ def test_all_servers_gone_and_back(own_cluster, number):
                 own_cluster.resume_server(index)
         back = time.monotonic()
         wait_until(lambda: all(backend.batch_set_v1(names, indices)), 60, "the recovery")
-        print(
-            f"\nsglang: {number.name}: calls took {longest * 1e3:.2f} ms at most with the breaker "
-            f"open, back after {time.monotonic() - back:.2f} s"
-        )
+        with capsys.disabled():
+            print(
+                f"\nsglang: {number.name}: calls took {longest * 1e3:.2f} ms at most with the "
+                f"breaker open, back after {time.monotonic() - back:.2f} s"
+            )
         assert rank.load(tokens)[0] == len(tokens)
         assert all(thread.is_alive() for thread in rank.threads())
         assert backend.counters()["calls_failed"] == 0

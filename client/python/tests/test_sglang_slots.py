@@ -121,6 +121,14 @@ def test_a_writer_that_dies_leaves_nothing(two, monkeypatch):
     assert [taken(mine, name) for name in (1, 2, 3, 10)] == [True] * 4
 
 
+def test_what_another_clock_has_written_is_not_taken(two, monkeypatch):
+    mine, others = two
+    with monkeypatch.context() as patch:
+        patch.setattr(slots.time, "monotonic", lambda: 1e12)
+        put(mine, 1)
+    assert taken(others, 1) is None
+
+
 def test_slots_grow_under_those_who_have_them_mapped(two):
     mine, others = two
     put(mine, 1)

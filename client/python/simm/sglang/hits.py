@@ -4,6 +4,7 @@ Pure functions over "is page i there": for each pool a list of one bool a page o
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def leading(there: Sequence[bool]) -> int:
@@ -38,3 +39,28 @@ def usable_trailing(there: Sequence[bool], limit: int, window: int) -> set[int]:
 def complete_groups(there: Sequence[bool], group_pages: int) -> int:
     """How many groups of `group_pages` consecutive keys are there in full, from the start."""
     return leading(there) // max(1, group_pages)
+
+
+def narrow(
+    policy: str,
+    transfer: Any,
+    there: Sequence[bool],
+    kv_pages: int,
+    usable: set[int],
+    reach: dict[Any, int],
+) -> None:
+    """Takes out of `usable` what one pool cannot serve, and notes its own reach."""
+    if policy == "block_groups":
+        # A second form of the KV pages: it has a reach of its own and narrows nothing.
+        groups = complete_groups(there, transfer.group_pages)
+        reach[transfer.name] = groups * transfer.block_pages
+        return
+    if policy == "trailing_pages":
+        own = usable_trailing(there, kv_pages, len(transfer.keys or ()))
+    elif policy == "all_pages":
+        own = usable_all_pages(there, kv_pages)
+    else:
+        own = set()  # a policy of a later release: nothing can be promised
+    if own:
+        reach[transfer.name] = max(own)
+    usable &= own

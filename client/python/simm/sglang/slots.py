@@ -60,8 +60,12 @@ class Slots:
         self._paths = [folder / f"slot-{index}" for index in range(SLOTS)]
         # Each process that uses the slots has this file's lock with the others.
         self._users = os.open(folder / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._sweep(self._users)
-        fcntl.flock(self._users, fcntl.LOCK_SH)
+        try:
+            self._sweep(self._users)
+            fcntl.flock(self._users, fcntl.LOCK_SH)
+        except OSError:
+            os.close(self._users)
+            raise
 
     def close(self) -> None:
         """Unmaps, and frees the memory if no other process uses it. Idempotent."""
@@ -173,4 +177,5 @@ def _fresh(label: bytes, digest: bytes) -> bool:
     if len(label) < _LABEL.size:
         return False
     held, written = _LABEL.unpack(label)
-    return bool(held == digest) and time.monotonic() - float(written) < FRESH_S
+    # Not from the future either: a container may have a clock of its own.
+    return bool(held == digest) and 0.0 <= time.monotonic() - float(written) < FRESH_S

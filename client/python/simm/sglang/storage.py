@@ -16,24 +16,17 @@ from sglang.srt.mem_cache.hicache_storage import (
 
 from simm.sglang import hits
 from simm.sglang.config import Config, ConfigError, load
-from simm.sglang.contract import draft_model, result, text_of, value_format
+from simm.sglang.contract import result, text_of
 from simm.sglang.guards import Breaker, NegativeCache, QuietLog
-from simm.sglang.keys import Identity, Shard, namespace_of
+from simm.sglang.host_pools import ANCHOR, HostPools
 from simm.sglang.link import Link, connect
-from simm.sglang.pools import (
-    BACKED_UP_BY_ALL,
-    PagePool,
-    describe,
-    is_logical,
-    memory_of,
-)
+from simm.sglang.pools import PagePool, memory_of
 from simm.sglang.stats import Counters
 from simm.sglang.transfer import Budget, Moved, milliseconds
 from simm.sglang.values import leading_found
 
 logger = logging.getLogger("simm.sglang")
 
-ANCHOR = "kv"
 T = TypeVar("T")
 
 
@@ -63,19 +56,9 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         if getattr(storage_config, "dcp_size", 1) > 1:
             raise ConfigError("decode context parallelism is not served: start with --dcp-size 1")
         self.config: Config = load(extra, os.environ)
-        self._storage_config = storage_config
-        self._shard = Shard(
-            tp_rank=storage_config.tp_rank,
-            tp_size=storage_config.tp_size,
-            pp_rank=storage_config.pp_rank,
-            pp_size=storage_config.pp_size,
-            cp_rank=getattr(storage_config, "attn_cp_rank", 0),
-            cp_size=getattr(storage_config, "attn_cp_size", 1),
-        )
         self.namespace = ""
         self.registered_pools: dict[str, Any] = {}
-        self._pools: dict[str, PagePool] = {}
-        self._ranges: dict[tuple[int, int], int] = {}
+        self._pools = HostPools(storage_config, self.config)
         self._link: Link | None = None
         self._counters = Counters(storage_config.enable_storage_metrics)
         self._quiet = QuietLog(logger)
@@ -103,20 +86,17 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
 
     def _start(self, mem_pool_host: Any) -> None:
         self.mem_pool_host = mem_pool_host
-        anchor = None if is_logical(mem_pool_host) else self._describe(ANCHOR, mem_pool_host)
-        self.namespace = self._namespace(mem_pool_host)
-        memory = [] if is_logical(mem_pool_host) else memory_of(mem_pool_host)
+        anchor = self._pools.describe(ANCHOR, mem_pool_host)
+        self.namespace = self._pools.namespace(mem_pool_host)
         link = self._link = connect(
             self.config,
             self.namespace,
-            memory,
-            self._shard.tp_size,
+            [] if anchor is None else memory_of(mem_pool_host),
+            self._pools.shard.tp_size,
             self._breaker,
             self._negative,
         )
-        if anchor is not None:
-            self._register_memory(ANCHOR, mem_pool_host)
-            self._pools[ANCHOR] = anchor
+        self._pools.add(ANCHOR, mem_pool_host, anchor, link.client)
         if not self._probe():  # opens the connections too
             self._breaker.open("no data server takes a value")
         logger.info(
@@ -136,60 +116,10 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
 
     def _add(self, host_pool: Any, host_pool_name: Any) -> None:
         name = text_of(host_pool_name)
-        if is_logical(host_pool) or (name == ANCHOR and host_pool is self.mem_pool_host):
-            self.registered_pools[name] = host_pool
-            return
-        described = self._describe(name, host_pool)
-        sharded = not described.replicated and name not in BACKED_UP_BY_ALL
-        if self._storage_config.is_mla_model and sharded and self._shard.tp_size > 1:
-            logger.warning(
-                "host pool %s holds another part of the page on each rank, but SGLang backs it up "
-                "on rank 0 only: prefixes that need it are misses on the other ranks",
-                name,
-            )
-        self._register_memory(name, host_pool)
-        self._pools[name] = described
+        if name != ANCHOR or host_pool is not self.mem_pool_host:
+            described = self._pools.describe(name, host_pool)
+            self._pools.add(name, host_pool, described, self._link and self._link.client)
         self.registered_pools[name] = host_pool
-
-    def _describe(self, name: str, pool: Any) -> PagePool:
-        config = self._storage_config
-        return describe(
-            name,
-            pool,
-            self._shard,
-            config.is_mla_model,
-            config.tp_lcm_size,
-            config.should_split_heads,
-            draft_model(),
-        )
-
-    def _namespace(self, pool: Any) -> str:
-        return namespace_of(
-            Identity(
-                tag=self.config.extra_backend_tag,
-                model=self.config.model_id or self._storage_config.model_name or "",
-                dtype=value_format(pool, self.config.kv_dtype),
-                page_size=int(pool.page_size),
-                layout=str(pool.layout),
-                pp_size=self._shard.pp_size,
-                cp_size=self._shard.cp_size,
-            )
-        )
-
-    def _register_memory(self, name: str, pool: Any) -> None:
-        if self._link is None:
-            raise RuntimeError(f"host pool {name} came before the KV host pool")
-        for address, size in memory_of(pool):
-            inside = (a <= address and address + size <= a + n for a, n in self._ranges)
-            if any(inside):
-                continue
-            try:
-                self._ranges[address, size] = self._link.client.register_memory(address, size)
-            except Exception as error:
-                raise RuntimeError(
-                    f"host pool {name}: {size} B at {address:#x} cannot be registered ({error}). "
-                    "With RDMA, raise the limit of locked memory: ulimit -l unlimited"
-                ) from error
 
     # Data calls: these never raise.
 
@@ -198,7 +128,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         return self._guarded("exists", 0, lambda link: self._leading(link, keys))
 
     def _leading(self, link: Link, keys: list[str]) -> int:
-        anchor = self._pool(ANCHOR)
+        anchor = self._pools.get(ANCHOR)
         if anchor is None:
             return len(keys)  # its side pools decide
         there = link.transfer.exists(anchor, keys, self.config.deadline_s)
@@ -216,11 +146,11 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
 
     def _usable(self, link: Link, keys: list[str], transfers: Sequence[Any]) -> PoolTransferResult:
         asked = []
-        anchor = self._pool(ANCHOR)
+        anchor = self._pools.get(ANCHOR)
         if anchor is not None:
             asked.append((None, anchor, keys))
         for transfer in transfers:
-            pool = self._pool(transfer.name)
+            pool = self._pools.get(transfer.name)
             if pool is not None:
                 by_group = text_of(transfer.hit_policy) == "block_groups"
                 asked.append((transfer, pool, (transfer.keys or []) if by_group else keys))
@@ -231,30 +161,10 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         reach: dict[Any, int] = {PoolName.KV: kv_pages} if kv_pages else {}
         for (transfer, _, _), there in zip(asked, answers, strict=True):
             if transfer is not None:
-                self._narrow(transfer, there, kv_pages, usable, reach)
+                policy = text_of(transfer.hit_policy)
+                hits.narrow(policy, transfer, there, kv_pages, usable, reach)
         self._counters.asked(len(keys), max(usable, default=0))
         return result(usable, reach)
-
-    @staticmethod
-    def _narrow(
-        transfer: Any, there: list[bool], kv_pages: int, usable: set[int], reach: dict[Any, int]
-    ) -> None:
-        """Takes out of `usable` what one pool cannot serve, and notes its own reach."""
-        policy = text_of(transfer.hit_policy)
-        if policy == "block_groups":
-            # A second form of the KV pages: it has a reach of its own and narrows nothing.
-            groups = hits.complete_groups(there, transfer.group_pages)
-            reach[transfer.name] = groups * transfer.block_pages
-            return
-        if policy == "trailing_pages":
-            own = hits.usable_trailing(there, kv_pages, len(transfer.keys or ()))
-        elif policy == "all_pages":
-            own = hits.usable_all_pages(there, kv_pages)
-        else:
-            own = set()  # a policy of a later release: nothing can be promised
-        if own:
-            reach[transfer.name] = max(own)
-        usable &= own
 
     def batch_get_v1(
         self, keys: list[str], host_indices: Any, extra_info: Any = None
@@ -275,7 +185,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
     def _one(
         self, link: Link, move: Callable[..., Moved], keys: list[str], host_indices: Any
     ) -> list[bool]:
-        anchor = self._pool(ANCHOR)
+        anchor = self._pools.get(ANCHOR)
         if anchor is None or not keys:
             return [True] * len(keys)
         return move(link, anchor, keys, host_indices, self._budget(link, move)).results
@@ -309,22 +219,12 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         budget = self._budget(link, move)
         for transfer in transfers:
             keys = transfer.keys or []
-            pool = self._pool(transfer.name)
+            pool = self._pools.get(transfer.name)
             if pool is None or not keys:
                 results[transfer.name] = [True] * len(keys)
                 continue
             results[transfer.name] = move(link, pool, keys, transfer.host_indices, budget).results
         return results
-
-    def _pool(self, name: Any) -> PagePool | None:
-        """None: a logical pool, which has no bytes. KeyError: not registered."""
-        text = text_of(name)
-        if text in self._pools:
-            return self._pools[text]
-        known = self.mem_pool_host if text == ANCHOR else self.registered_pools.get(text)
-        if is_logical(known):
-            return None
-        raise KeyError(f"host pool {text} is not registered; registered are {list(self._pools)}")
 
     def _read(
         self, link: Link, pool: PagePool, keys: list[str], host_indices: Any, budget: Budget
@@ -433,9 +333,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         return self._guarded(
             "exists",
             False,
-            lambda link: link.values.exists(
-                key, self._pools[ANCHOR].keys([key]) if ANCHOR in self._pools else [], deadline_ms
-            ),
+            lambda link: link.values.exists(key, self._pools.keys_of_page(key), deadline_ms),
         )
 
     # Administration.
@@ -470,12 +368,7 @@ class HiCacheSimm(HiCacheStorage):  # type: ignore[misc]
         link, self._link = self._link, None
         if link is None:
             return
-        for handle in self._ranges.values():
-            try:
-                link.client.deregister_memory(handle)
-            except Exception as error:
-                logger.warning("memory cannot be deregistered: %s", error)
-        self._ranges.clear()
+        self._pools.deregister(link.client)
         link.close()
 
     def _probe(self) -> bool:
