@@ -61,7 +61,9 @@ struct Fixture {
     auto pool = std::move(*Open());
     for (int i = 0; i < kKeys; ++i) (void)Put(*pool, Key(i), 1000 + i);
     LeaseRecords records(pool->lease_memory());
-    for (const LeasedExtent& extent : *pool->GrantBlank(4096, 4)) {
+    const auto granted = pool->GrantBlank(4096, 4);
+    if (!granted.ok()) std::abort();
+    for (const LeasedExtent& extent : *granted) {
       protocol::LeaseRecord record;
       record.generation = extent.generation;
       record.offset = extent.offset;
