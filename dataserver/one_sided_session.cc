@@ -250,13 +250,16 @@ ByteSpan OneSidedSession::AnswerResolve(const protocol::ResolveRequest& m, Messa
 // ---- lookup, pin, touch
 
 // Fills code, slot and place, and for how long the value is held.
-Code OneSidedSession::LocateAndPin(NamespaceId ns, std::string_view key, Instant now,
-                                   protocol::Location* out) {
+Code OneSidedSession::LocateAndPin(const protocol::KeysRequest& m, std::string_view key,
+                                   Instant now, protocol::Location* out) {
+  const NamespaceId ns = m.namespace_id;
   Hash128 hash;
   PinnedValue pinned;
   out->code = shards_.Check(ShardCheck::For::kRead, ns, key, &hash);
   if (out->code != Code::kOk) return out->code;
   out->code = pool_.Locate(hash, ns, key, &pinned, &out->slot, &out->slot_offset);
+  const bool told = (m.flags & protocol::kTellRemoved) != 0;
+  if (out->code == Code::kRemoved && !told) out->code = Code::kMiss;
   if (out->code != Code::kOk) return out->code;
   const PinTable::Added added = state_.pins.Add(session_, pinned, now + limits::kPinTime);
   if (added != PinTable::Added::kHeld) pool_.Release(pinned);
@@ -275,7 +278,7 @@ Result<ByteSpan> OneSidedSession::Lookup(ByteSpan body, Instant now, MessageBuff
   SIMM_RETURN_IF_ERROR(protocol::Decode(body, &m));
   Count(metrics_.lookups);
   protocol::Location location;
-  LocateAndPin(m.namespace_id, m.keys[0].key, now, &location);
+  LocateAndPin(m, m.keys[0].key, now, &location);
   return protocol::Encode(location, buffer);
 }
 
@@ -287,7 +290,7 @@ Result<ByteSpan> OneSidedSession::Pin(ByteSpan body, Instant now, MessageBuffer&
   // A chain comes root first; touched deepest first, its root ends up most recent.
   for (size_t i = m.keys.size(); i-- > 0;) {
     protocol::Location location;
-    const Code code = LocateAndPin(m.namespace_id, m.keys[i].key, now, &location);
+    const Code code = LocateAndPin(m, m.keys[i].key, now, &location);
     reply.pinned_ms[i] = {code, location.pinned_ms};
   }
   return protocol::Encode(reply, buffer);
