@@ -260,7 +260,7 @@ TEST(Messages, ForbiddenFieldsAreRefused) {
                         .checksum = 0,
                         .generation = 0,
                         .map = {}};
-  refuse(Encode(ok, buffer), 2, {16}, "unknown code");
+  refuse(Encode(ok, buffer), 2, {kMaxCode + 1}, "unknown code");
   refuse(Encode(ok, buffer), 6, {0, 0}, "empty run");
   refuse(Encode(ok, buffer), 6, {2, 0}, "a run of values");
   refuse(Encode(ok, buffer), 8, {0, 0}, "a value without a key");
