@@ -212,7 +212,7 @@ transport::PayloadTarget DataSession::BeginPut(ByteSpan body, uint64_t payload_b
     Refuse(Status(Code::kProtocolError, "put whose payload differs from its length"));
     return {};
   }
-  put_code_ = shards_.Check(put_.namespace_id, put_.key, &put_hash_);
+  put_code_ = shards_.Check(ShardCheck::For::kWrite, put_.namespace_id, put_.key, &put_hash_);
   if (put_code_ == Code::kOk && put_.mode == 0) {
     uint64_t length = 0;
     if (context_.pool.Lookup(put_hash_, put_.namespace_id, put_.key, &length) == Code::kOk) {
@@ -266,8 +266,12 @@ void DataSession::EndPut(std::optional<uint64_t> trailer) {
 
 Code DataSession::AnswerKey(const protocol::KeyEntry& entry) {
   Hash128 hash;
-  if (const Code code = shards_.Check(keys_.namespace_id, entry.key, &hash); code != Code::kOk)
+  const auto purpose = keys_.type == protocol::MessageType::kRemove ? ShardCheck::For::kWrite
+                                                                    : ShardCheck::For::kRead;
+  if (const Code code = shards_.Check(purpose, keys_.namespace_id, entry.key, &hash);
+      code != Code::kOk) {
     return code;
+  }
   uint64_t length = 0;
   switch (keys_.type) {
     case protocol::MessageType::kRemove:
@@ -286,7 +290,8 @@ void DataSession::TouchInReverse(const std::vector<Code>& codes) {
   for (size_t i = codes.size(); i-- > 0;) {
     if (codes[i] != Code::kOk) continue;
     const std::string_view key = keys_.keys[i].key;
-    if (shards_.Check(keys_.namespace_id, key, &hash) != Code::kOk) continue;
+    if (shards_.Check(ShardCheck::For::kRead, keys_.namespace_id, key, &hash) != Code::kOk)
+      continue;
     context_.pool.Touch(hash, keys_.namespace_id, key);
   }
 }
@@ -357,7 +362,7 @@ void DataSession::AddGetRecord() {
     const protocol::KeyEntry& entry = keys_.keys[next_key_];
     Hash128 hash;
     PinnedValue pinned;
-    Code code = shards_.Check(keys_.namespace_id, entry.key, &hash);
+    Code code = shards_.Check(ShardCheck::For::kRead, keys_.namespace_id, entry.key, &hash);
     if (code == Code::kOk)
       code = context_.pool.Acquire(hash, keys_.namespace_id, entry.key, &pinned);
     if (next_key_ > first &&

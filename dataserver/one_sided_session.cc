@@ -166,7 +166,7 @@ Result<ByteSpan> OneSidedSession::Commit(ByteSpan body, Instant now, MessageBuff
   protocol::CommitRequest m;
   SIMM_RETURN_IF_ERROR(protocol::Decode(body, &m));
   Hash128 hash;
-  const Code checked = shards_.Check(m.namespace_id, m.key, &hash);
+  const Code checked = shards_.Check(ShardCheck::For::kWrite, m.namespace_id, m.key, &hash);
   LeasedExtent leased;
   protocol::PutReply reply = {.code = checked, .map = shards_.Stamp()};
   switch (state_.leases.Take(lane_->id, m.lease, m.generation, m.offset, now, &leased)) {
@@ -236,8 +236,9 @@ ByteSpan OneSidedSession::Resume(MessageBuffer& buffer) {
 // Only once the lane is destroyed: until then its COMMIT may still come.
 ByteSpan OneSidedSession::AnswerResolve(const protocol::ResolveRequest& m, MessageBuffer& buffer) {
   Hash128 hash;
-  protocol::PutReply reply = {.code = shards_.Check(m.namespace_id, m.key, &hash),
-                              .map = shards_.Stamp()};
+  protocol::PutReply reply = {
+      .code = shards_.Check(ShardCheck::For::kWrite, m.namespace_id, m.key, &hash),
+      .map = shards_.Stamp()};
   if (reply.code == Code::kOk) {
     const bool live = pool_.IsLive(hash, m.namespace_id, m.key, m.generation);
     reply.code = live ? Code::kOk : Code::kLeaseGone;
@@ -253,7 +254,7 @@ Code OneSidedSession::LocateAndPin(NamespaceId ns, std::string_view key, Instant
                                    protocol::Location* out) {
   Hash128 hash;
   PinnedValue pinned;
-  out->code = shards_.Check(ns, key, &hash);
+  out->code = shards_.Check(ShardCheck::For::kRead, ns, key, &hash);
   if (out->code != Code::kOk) return out->code;
   out->code = pool_.Locate(hash, ns, key, &pinned, &out->slot, &out->slot_offset);
   if (out->code != Code::kOk) return out->code;
