@@ -50,15 +50,15 @@ Target* KeyPlans::KeyPlan::Find(ServerId server) const {
   return nullptr;
 }
 
-// Those that answer before those that are away, then those on this host; among equals each key has
-// its own order, so that the owners share the load.
+// Those that answer before those that are away, then those on this host and those not talked to
+// yet; among equals each key has its own order, so that the owners share the load.
 void KeyPlans::KeyPlan::Prefer(uint64_t hash) {
   const size_t first = count > 0 ? (hash >> 32) % count : 0;
   std::rotate(owners.begin(), owners.begin() + static_cast<ptrdiff_t>(first),
               owners.begin() + static_cast<ptrdiff_t>(count));
   std::rotate(standings.begin(), standings.begin() + static_cast<ptrdiff_t>(first),
               standings.begin() + static_cast<ptrdiff_t>(count));
-  const auto worth = [](const Standing& s) { return (s.away ? 2 : 0) + (s.near ? 0 : 1); };
+  const auto worth = [](const Standing& s) { return (s.away ? 2 : 0) + (s.far ? 1 : 0); };
   for (size_t i = 1; i < count; ++i) {
     for (size_t j = i; j > 0 && worth(standings[j]) < worth(standings[j - 1]); --j) {
       std::swap(standings[j], standings[j - 1]);

@@ -16,7 +16,7 @@ namespace simm::client {
 // How a server stands, for the choice between owners that have the same to offer.
 struct Standing {
   bool away = false;  // its breaker is open
-  bool near = false;  // its memory is shared with this process
+  bool far = false;   // known not to share its memory with this process
 };
 
 // One server's part in what has to be asked about a key: what the exchange with it works on.

@@ -431,9 +431,9 @@ void Peer::Retire() {
 
 Standing Peer::standing() const {
   MutexLock lock(mutex_);
-  const bool one_sided = session_ && !session_->ways.empty();
-  return {.away = breaker_open_,
-          .near = one_sided && session_->ways.front().transport->name() == "shm"};
+  const bool shared =
+      session_ && !session_->ways.empty() && session_->ways.front().transport->name() == "shm";
+  return {.away = breaker_open_, .far = session_.has_value() && !shared};
 }
 
 ServerHealth Peer::Health() const {

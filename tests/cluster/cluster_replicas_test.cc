@@ -193,21 +193,29 @@ TEST_F(ReplicasTest, AHitCostsWhatItCostsWithoutReplicas) {
 }
 
 TEST_F(ReplicasTest, EachOwnerHasEachKey) {
+  for (const ServerId victim : {kA, kB}) {
+    Start(2, 2);
+    Publish([](uint32_t) { return std::vector<ShardOwner>{{kA, kNoServer}, {kB, kNoServer}}; });
+    PutAll();
+    EXPECT_EQ(client_->Stats().partial_puts, 0u);
+    Kill(victim);
+    ExpectAll();
+    EXPECT_EQ(ExistsAll(), std::vector<Code>(kKeys, Code::kOk));
+    TearDown();
+    running_.clear();
+  }
+}
+
+TEST_F(ReplicasTest, RemovedIsWhatEachOwnerHasRemoved) {
   Start(3, 2);
   Publish(TwoOfThree);
   PutAll();
-  // Read from each place of the row alone.
-  for (const size_t place : {0, 1}) {
-    Publish([place](uint32_t shard) { return std::vector<ShardOwner>{TwoOfThree(shard)[place]}; });
-    ExpectAll();
-  }
-  Publish(TwoOfThree);
   std::vector<std::string> keys;
   for (uint64_t key = 0; key < kKeys; ++key) keys.push_back(KeyOf(key));
   const std::vector<std::string_view> views(keys.begin(), keys.end());
   for (const KeyResult& result : client_->Remove(views)) EXPECT_EQ(result.code, Code::kOk);
-  for (const KeyResult& result : client_->Remove(views)) EXPECT_EQ(result.code, Code::kMiss);
   EXPECT_EQ(ExistsAll(), std::vector<Code>(kKeys, Code::kMiss));
+  for (const KeyResult& result : client_->Remove(views)) EXPECT_EQ(result.code, Code::kMiss);
 }
 
 TEST_F(ReplicasTest, WhatOneOwnerLacksTheNextHas) {
