@@ -249,8 +249,11 @@ bool KeyPlans::SettleWrite(CallItem& item, KeyPlan& plan, bool at_end) {
 
 bool KeyPlans::CanSpare(const Target& target) const {
   if (!reads()) return false;
-  const ReadStep step = StepOf(plans_[target.of], &target);
-  return step.count > 0 || step.code != Code::kUnavailable;
+  const KeyPlan& plan = plans_[target.of];
+  const ReadStep step = StepOf(plan, &target);
+  if (step.count == 0) return step.code != Code::kUnavailable;
+  const Target* const next = plan.Find(step.questions[0].server);
+  return next == nullptr || next->done;  // not one whose answer is under way as well
 }
 
 }  // namespace simm::client

@@ -34,9 +34,10 @@ class Reading {
   bool Open(ServerId server) const {
     return server != kNoServer && (Of(server) == Answer::kNone || Of(server) == Answer::kAgain);
   }
-  // The owner has had its say: now its source's word counts.
-  bool Settled(const ShardOwner& owner) const {
-    return Of(owner.server) == Answer::kMiss || Of(owner.server) == Answer::kFailed;
+  // Now the sources' word counts: no owner can say any more that the key was removed.
+  bool OwnersHaveSpoken() const {
+    return std::none_of(owners().begin(), owners().end(),
+                        [&](const ShardOwner& owner) { return Open(owner.server); });
   }
 
   bool Decided() {
@@ -47,8 +48,7 @@ class Reading {
       if (Of(owner.server) == Answer::kHit) return Hit(owner.server);
     }
     for (const ShardOwner& owner : owners()) {
-      if (owner.source == kNoServer || !Settled(owner)) continue;
-      if (Of(owner.source) == Answer::kHit) return Hit(owner.source);
+      if (OwnersHaveSpoken() && Of(owner.source) == Answer::kHit) return Hit(owner.source);
     }
     return false;
   }
@@ -75,7 +75,7 @@ class Reading {
       if (Of(owner.server) == Answer::kThere) return Add(owner.server, false, HasSource(owner));
     }
     for (const ShardOwner& owner : owners()) {
-      if (owner.source != kNoServer && Settled(owner) && Of(owner.source) == Answer::kThere)
+      if (OwnersHaveSpoken() && Of(owner.source) == Answer::kThere)
         return Add(owner.source, false, false);
     }
     return false;
@@ -103,7 +103,7 @@ class Reading {
       // Who wants patience is asked again only when there is nobody else.
       const bool now = repeats || Of(owner.server) == Answer::kNone;
       if (Open(owner.server) && now) Add(owner.server, true, HasSource(owner));
-      if (Open(owner.source) && (now || Settled(owner))) Add(owner.source, true, false);
+      if (Open(owner.source) && (now || !Open(owner.server))) Add(owner.source, true, false);
     }
   }
 

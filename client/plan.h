@@ -59,8 +59,7 @@ struct ReadStep {
 //
 // - Owners without a source come first: they have all that there is.
 // - An owner and its source are asked in one round, so that a miss costs no further one. The
-//   source's word counts once the owner has missed or cannot be reached, never when it has removed
-//   the key.
+//   source's word counts once no owner is left to be asked, never when one has removed the key.
 // - After the first owner's miss or failure all others are asked in one round.
 ReadStep NextRead(std::span<const ShardOwner> owners, std::span<const Heard> heard, bool each_real);
 

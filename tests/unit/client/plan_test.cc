@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
 #include <string>
 #include <vector>
+
+#include "common/base/random.h"
 
 namespace simm::client {
 namespace {
@@ -132,8 +136,112 @@ TEST(ReadPlan, OwnersWithoutASourceComeFirst) {
   Check({
       {both, {}, "1rt 3p", "1rt 3r"},
       {both, {{1, kMiss}, {3, kMiss}}, "2rt 4p", "2rt 4r"},
-      {both, {{1, kMiss}, {3, kThere}}, "3r", ""},
+      // The other owner may have removed it.
+      {both, {{1, kMiss}, {3, kThere}}, "2rt 4p", ""},
+      {both, {{1, kMiss}, {3, kThere}, {2, kMiss}, {4, kMiss}}, "3r", ""},
   });
+}
+
+// What a server has of the key, and how it answers.
+struct Server {
+  enum class Has { kNothing, kValue, kTombstone } has = Has::kNothing;
+  bool away = false;
+  int busy = 0;  // so often it wants patience
+  Answer Say(const Question& question) {
+    if (away) return kFailed;
+    if (busy > 0 && busy-- > 0) return kAgain;
+    if (has == Has::kValue) return question.ask == Ask::kProbe ? kThere : kHit;
+    return has == Has::kTombstone ? kRemoved : kMiss;
+  }
+};
+
+struct World {
+  explicit World(Random& random) {
+    for (ServerId id = 1; id <= 8; ++id) {
+      Server& server = servers[id];
+      if (random.OneIn(2)) server.has = Server::Has::kValue;
+      server.away = random.OneIn(4);
+      server.busy = static_cast<int>(random.Below(3)) - 1;
+    }
+    std::vector<ServerId> ids = {1, 2, 3, 4, 5};
+    for (size_t i = 1 + random.Below(3); i > 0; --i) {
+      const auto at = ids.begin() + static_cast<ptrdiff_t>(random.Below(ids.size()));
+      row.push_back({*at, kNoServer});
+      ids.erase(at);
+    }
+    for (ShardOwner& owner : row) {
+      const auto source = static_cast<ServerId>(1 + random.Below(8));
+      if (random.OneIn(2) && source != owner.server) owner.source = source;
+      // Only an owner to which values come from elsewhere keeps tombstones.
+      if (owner.source != kNoServer && random.OneIn(3))
+        servers[owner.server].has = Server::Has::kTombstone;
+    }
+  }
+  bool AnyOwner(Server::Has has) const {
+    return std::any_of(row.begin(), row.end(), [&](const ShardOwner& owner) {
+      const Server& server = servers.at(owner.server);
+      return !server.away && server.has == has;
+    });
+  }
+  bool SourceOfAnOwnerHasIt() const {
+    return std::any_of(row.begin(), row.end(), [&](const ShardOwner& owner) {
+      const auto source = servers.find(owner.source);
+      return source != servers.end() && !source->second.away &&
+             source->second.has == Server::Has::kValue;
+    });
+  }
+  bool AllAnswer() const {
+    return std::none_of(row.begin(), row.end(), [&](const ShardOwner& owner) {
+      const auto source = servers.find(owner.source);
+      return servers.at(owner.server).away || (source != servers.end() && source->second.away);
+    });
+  }
+
+  std::map<ServerId, Server> servers;
+  std::vector<ShardOwner> row;
+};
+
+ReadStep Drive(World& world, bool each_real, size_t* rounds) {
+  std::vector<Heard> heard;
+  for (;; ++*rounds) {
+    const ReadStep step = NextRead(world.row, heard, each_real);
+    if (step.count == 0 || *rounds > 20) return step;
+    size_t fetching = 0;
+    for (const Question& question : step.asked()) {
+      fetching += question.ask == Ask::kReal ? 1 : 0;
+      const Heard said = {question.server, world.servers[question.server].Say(question)};
+      const auto at = std::find_if(heard.begin(), heard.end(),
+                                   [&](const Heard& h) { return h.server == question.server; });
+      at == heard.end() ? heard.push_back(said) : void(*at = said);
+    }
+    EXPECT_TRUE(each_real || fetching <= 1) << "two servers would write to the same memory";
+  }
+}
+
+TEST(ReadPlan, AnyRowLeadsToWhatItsServersHave) {
+  for (uint64_t seed = 1; seed <= 20'000; ++seed) {
+    for (const bool each_real : {false, true}) {
+      Random random(seed);
+      World world(random);
+      size_t rounds = 0;
+      const ReadStep step = Drive(world, each_real, &rounds);
+      SCOPED_TRACE("seed " + std::to_string(seed));
+      ASSERT_LE(rounds, 12u);
+      const bool removed = world.AnyOwner(Server::Has::kTombstone);
+      const bool hit = step.hit != kNoServer;
+      if (hit) {
+        ASSERT_EQ(world.servers[step.hit].has, Server::Has::kValue);
+      }
+      if (!removed) {
+        ASSERT_EQ(hit, world.AnyOwner(Server::Has::kValue) || world.SourceOfAnOwnerHasIt());
+        if (!hit && world.AllAnswer()) {
+          ASSERT_EQ(step.code, Code::kMiss);
+        }
+      } else if (!world.AnyOwner(Server::Has::kValue)) {
+        ASSERT_FALSE(hit) << "what was removed has come back";
+      }
+    }
+  }
 }
 
 TEST(WriteResult, TheQuorumDecidesAndTheFirstOwnerSays) {
