@@ -155,6 +155,7 @@ TEST_F(MigrationTest, JoinTwoThenDrainOneAndNoKeyIsEverMissed) {
   EXPECT_EQ(given_up, 0u);
   EXPECT_GT(load.reads(), 100u);
 
+  EXPECT_EQ(load.misses(), 0u) << "of " << load.reads();
   EXPECT_EQ(load.wrong(), 0u);
   EXPECT_EQ(load.errors(), 0u);
   // The drained server can go.
