@@ -17,7 +17,9 @@ SETTLE = 1.0
 # A sample may be older than what it shows by this much.
 SAMPLE = 0.5
 # After a server is well again, its clients' breakers and connections heal (DESIGN 10).
-HEAL = 2.0
+HEAL = 1.0
+# Calls further apart than this leave a time in which nobody asked.
+IDLE = 0.1
 # Every call ends by its deadline and this (DESIGN 1.5).
 GRACE = 0.05
 
@@ -31,36 +33,42 @@ class Unwell:
     end: float
 
 
-@dataclass
 class MapHistory:
     """Samples of the map: who owns each key, and whether all servers agreed and nothing moved."""
 
-    times: list[float] = field(default_factory=list)
-    owners: list[tuple[str, ...]] = field(default_factory=list)
-    settled: list[bool] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.owners: list[tuple[str, ...]] = []
+        self._unsettled: list[float] = []  # when that was seen, or nothing was seen for long
+        self._changes: dict[int, list[float]] = defaultdict(list)  # key -> when another owner was
 
     def add(self, at: float, owners: tuple[str, ...], settled: bool) -> None:
+        last = self.owners[-1] if self.owners else owners
+        if not settled or (self.times and at - self.times[-1] > 4 * SAMPLE):
+            self._unsettled.append(at)
+        if owners != last:
+            for key, (before, after) in enumerate(zip(last, owners)):
+                if before != after:
+                    self._changes[key].append(at)
         self.times.append(at)
-        same = self.owners and self.owners[-1] == owners
-        self.owners.append(self.owners[-1] if same else owners)
-        self.settled.append(settled)
+        self.owners.append(last if owners == last else owners)
 
     def was_settled(self, key: int, start: float, end: float) -> bool:
-        """Whether the key had one owner, and the map was settled, from start to end and around.
-
-        Not where nothing was seen for longer than two samples take.
-        """
+        """Whether the key had one owner, and the map was settled, from start to end and around."""
         first = bisect.bisect_left(self.times, start - SETTLE) - 1
         last = bisect.bisect_left(self.times, end + SAMPLE)
         if first < 0 or last >= len(self.times):
             return False
-        owner = self.owners[first][key]
-        for at in range(first, last + 1):
-            if not self.settled[at] or self.owners[at][key] != owner:
-                return False
-            if at > first and self.times[at] - self.times[at - 1] > 4 * SAMPLE:
-                return False
-        return True
+        since, until = self.times[first], self.times[last]
+        # The first sample's owner may be new: its change lies before it.
+        return not _any_within(self._unsettled, since, until) and not _any_within(
+            self._changes.get(key, []), since, until
+        )
+
+
+def _any_within(times: list[float], since: float, until: float) -> bool:
+    at = bisect.bisect_left(times, since)
+    return at < len(times) and times[at] <= until
 
 
 @dataclass
@@ -147,17 +155,16 @@ def _check_versions(
         if not _definite(writes[at]):
             continue  # it may have been applied at any later time
         newest = next(
-            (
-                write
-                for write in reversed(writes[at + 1 :])
-                if write.end <= read.start and _definite(write)
-            ),
-            None,
+            (w for w in reversed(writes) if w.end <= read.start and _definite(w)), None
         )
         if newest is None:
             continue
+        settled = maps.was_settled(read.key, newest.start, read.end)
+        verdict.counts["gets held against a settled map"] += settled
+        if newest.start <= writes[at].start:
+            continue
         kind = "resurrected" if newest.op == "remove" else "stale"
-        if maps.was_settled(read.key, newest.start, read.end):
+        if settled:
             since = f"{newest.op} {newest.version} had been acknowledged at {newest.end:.3f}"
             verdict.found(kind, read, since)
         else:
@@ -169,17 +176,19 @@ def largest_gap(events: Sequence[Event], start: float, end: float) -> tuple[floa
 
     ``events``: the calls about the keys in question, by their end. A gap begins with the last call
     that was served, or with the first one that was asked after it, and ends with the next one that
-    was served, or at ``end``.
+    was served, or at ``end``. Nor does it reach over a time in which nobody asked (IDLE).
     """
-    longest, began, last, asked = 0.0, start, start, None
+    longest, began, last, asked, heard = 0.0, start, start, None, start
     for event in events:
         if event.end < start or event.start > end:
             continue
-        asked = event.start if asked is None else min(asked, event.start)
+        if asked is None or event.start > heard + IDLE:
+            asked = event.start
+        asked, heard = min(asked, event.start), event.end
+        since = max(last, asked)
+        if event.served and event.end - since > longest:
+            longest, began = event.end - since, since
         if event.served:
-            since = max(last, asked)
-            if event.end - since > longest:
-                longest, began = event.end - since, since
             last, asked = event.end, None
     if asked is not None and end - max(last, asked) > longest:
         longest, began = end - max(last, asked), max(last, asked)

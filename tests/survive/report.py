@@ -53,8 +53,12 @@ def parts_of(round_: Round, at: float) -> dict[str, set[int]]:
     return parts
 
 
-def gap_of(by_end: list[Event], keys: set[int], start: float, end: float) -> float:
-    ours = [event for event in by_end if event.key in keys]
+def gap_of(
+    by_end: list[Event], keys: set[int], start: float, end: float, hit: frozenset[int] = frozenset()
+) -> float:
+    """Of these keys; calls about several keys, one of them in ``hit``, wait for the hit server."""
+    waited = {(event.client, event.start) for event in by_end if event.key in hit}
+    ours = [e for e in by_end if e.key in keys and (e.client, e.start) not in waited]
     return checker.largest_gap(ours, start, end)[0]
 
 
@@ -107,9 +111,11 @@ class Judge:
         end = fault.end + 1
         noise = round_.noise.most(fault.start, end)
         parts = parts_of(round_, fault.start)
-        hit = parts.pop(fault.server, set())
-        others = max((gap_of(self._by_end, k, fault.start, end) for k in parts.values()), default=0)
-        inside = [e for e in round_.events if e.end >= fault.start and e.start <= end]
+        hit = frozenset(parts.pop(fault.server, set()))
+        inside = [e for e in self._by_end if e.end >= fault.start and e.start <= end]
+        others = max(
+            (gap_of(inside, keys, fault.start, end, hit) for keys in parts.values()), default=0
+        )
         figures: dict[str, Any] = {
             "fault": fault.planned(),
             "lasted_s": fault.healed - fault.start,
@@ -127,7 +133,7 @@ class Judge:
         if fault.kind not in ("join", "drain", "full") and others > bound:
             self._fail(fault, f"gap of {others:.3f} s for other servers' keys, limit {bound:.3f}")
         if hit:
-            figures["gap_hit_s"] = gap_of(self._by_end, hit, fault.start, end)
+            figures["gap_hit_s"] = gap_of(inside, set(hit), fault.start, end)
             self._check_hit(fault, figures, noise)
         return figures
 
