@@ -19,7 +19,7 @@ SAMPLE = 0.5
 # After a server is well again, its clients' breakers and connections heal (DESIGN 10).
 HEAL = 1.0
 # Calls further apart than this leave a time in which nobody asked.
-IDLE = 0.1
+IDLE = 0.05
 # Every call ends by its deadline and this (DESIGN 1.5).
 GRACE = 0.05
 

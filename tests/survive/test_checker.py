@@ -136,7 +136,7 @@ class Answers(unittest.TestCase):
 
 class Gaps(unittest.TestCase):
     def test_the_longest_time_without_service(self) -> None:
-        misses = [event(1.5 + tenth / 20, "get", 0, "miss") for tenth in range(30)]
+        misses = [event(1.5 + part / 50, "get", 0, "miss") for part in range(75)]
         events = [event(1, "get", 1), *misses, event(3, "get", 1)]
         gap, began = checker.largest_gap(events, 0, 4)
         self.assertAlmostEqual(gap, 1.51)
