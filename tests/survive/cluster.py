@@ -224,6 +224,9 @@ class Cluster:
             process.send_signal(signal.SIGCONT)
             process.kill()
             process.wait()
+        for server in self.servers:
+            server.host.remove()
+        self.servers.clear()
 
 
 def settled(nodes: list[dict[str, Any]], alive: int) -> bool:

@@ -65,6 +65,11 @@ class Host:
         self._inside("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
         self._inside("ip", "link", "set", "eth0", "up")
 
+    def remove(self) -> None:
+        """Nothing may run there any more; the next host may have its name and address."""
+        run("ip", "link", "delete", self._port)
+        run("ip", "netns", "delete", self.name)
+
     def wrap(self, command: Sequence[str]) -> list[str]:
         """The command as it runs on this host."""
         return ["ip", "netns", "exec", self.name, *command]

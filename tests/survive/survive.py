@@ -28,7 +28,7 @@ from nemesis import KINDS, Fault, Nemesis, plan
 
 QUIET_SECONDS = 8.0
 ROUND_MINUTES = 5.0  # longer runs are several rounds, each with a cluster and a seed of its own
-SECONDS_PER_FAULT = 7.0
+SECONDS_PER_FAULT = 5.5
 MOST_EXTRA_DESCRIPTORS = 8
 
 
