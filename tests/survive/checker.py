@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Sequence
 
+from cluster import PACE
 from history import READS, Event
 
 # A map is taken for settled this long after it was seen so, since clients learn of it later.
@@ -17,7 +18,7 @@ SETTLE = 1.0
 # A sample may be older than what it shows by this much.
 SAMPLE = 0.5
 # After a server is well again, its clients' breakers and connections heal (DESIGN 10).
-HEAL = 1.0
+HEAL = 1.0 * PACE
 # Calls further apart than this leave a time in which nobody asked.
 IDLE = 0.05
 # Every call ends by its deadline and this (DESIGN 1.5).

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from network import HERE, Host
+from network import HERE, Host, Neighbour
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HEARTBEAT_MS, SUSPECT_MS, DEAD_MS = 100, 500, 2000
-SESSION_TIMEOUT_MS = 2000
+# All times of a cluster by this, for emulated processors.
+PACE = int(os.environ.get("SIMM_SURVIVE_PACE", "1"))
+HEARTBEAT_MS, SUSPECT_MS, DEAD_MS = 100 * PACE, 500 * PACE, 2000 * PACE
+SESSION_TIMEOUT_MS = 2000 * PACE
 
 
 def bin_dir() -> Path:
@@ -45,7 +47,16 @@ class Settings:
     writers: int = 3
     keys: int = 900
     rate: float = 200.0
-    deadline: float = 0.5
+    deadline: float = 0.5 * PACE
+
+    @property
+    def one_network(self) -> bool:
+        """Devices of RDMA made of software lie in the first network namespace only."""
+        return self.transport == "verbs"
+
+    @property
+    def manager(self) -> str:
+        return "127.0.0.1:30001" if self.one_network else f"{HERE}:30001"
 
 
 class Server:
@@ -54,7 +65,8 @@ class Server:
     def __init__(self, settings: Settings, number: int) -> None:
         self.name = f"server-{number}"
         self.settings = settings
-        self.host = Host(self.name, number)
+        kind = Neighbour if settings.one_network else Host
+        self.host = kind(self.name, number)
         self.process: subprocess.Popen[bytes] | None = None
         self.first_descriptors = 0
         self.started = 0.0
@@ -66,12 +78,12 @@ class Server:
             transport += ["--shm-socket", str(self.settings.folder / (self.name + ".sock"))]
         ready = self.settings.folder / (self.name + ".ready")
         ready.unlink(missing_ok=True)
+        listen, data, http = (f"{self.host.address}:{self.host.port(n)}" for n in range(3))
         command = [
-            str(bin_dir() / "simm-dataserver"), "--manager", f"{HERE}:30001",
+            str(bin_dir() / "simm-dataserver"), "--manager", self.settings.manager,
             "--name", self.name, "--pool", str(self.pool), "--memory", self.settings.memory,
             "--mean-value", self.settings.mean_value, "--advertise", self.host.address,
-            "--listen", f"{self.host.address}:30002", "--data-listen", f"{self.host.address}:30003",
-            "--http", f"{self.host.address}:30080", "--ready-file", str(ready),
+            "--listen", listen, "--data-listen", data, "--http", http, "--ready-file", str(ready),
             "--session-timeout-ms", str(SESSION_TIMEOUT_MS), *transport,
         ]  # fmt: skip
         self.started = time.monotonic()
@@ -106,7 +118,7 @@ class Server:
 
     def metrics(self) -> dict[str, float]:
         """Name with labels -> value."""
-        url = f"http://{self.host.address}:30080/metrics"
+        url = f"http://{self.host.address}:{self.host.port(2)}/metrics"
         with urllib.request.urlopen(url, timeout=5) as answer:
             text = answer.read().decode()
         found = re.findall(r"^([a-z_]+(?:\{[^}]*\})?) (\S+)$", text, re.M)
@@ -146,7 +158,7 @@ class Cluster:
         ready.unlink(missing_ok=True)
         self.manager = _spawn(
             [
-                str(bin_dir() / "simm-manager"), "--listen", f"{HERE}:30001", "--http", "off",
+                str(bin_dir() / "simm-manager"), "--listen", self.settings.manager, "--http", "off",
                 "--state", str(folder / "manager"), "--new-cluster",
                 "--heartbeat-ms", str(HEARTBEAT_MS), "--suspect-ms", str(SUSPECT_MS),
                 "--dead-ms", str(DEAD_MS), "--ready-file", str(ready),
@@ -163,8 +175,8 @@ class Cluster:
     @property
     def addresses(self) -> str:
         """For clients: the manager and two data servers, which hand out the map without it."""
-        some = [f"{server.host.address}:30002" for server in self.servers[:2]]
-        return ",".join([f"{HERE}:30001", *some])
+        some = [f"{server.host.address}:{server.host.port(0)}" for server in self.servers[:2]]
+        return ",".join([self.settings.manager, *some])
 
     def start_load(self, index: int, seed: int) -> None:
         settings = self.settings
@@ -202,8 +214,8 @@ class Cluster:
 
     def simmctl(self, *arguments: str) -> dict[str, Any] | None:
         """What it says with --json; None if it failed."""
-        command = [str(bin_dir() / "simmctl"), "--manager", f"{HERE}:30001", "--json"]
-        command += ["--timeout-ms", "1000", *arguments]
+        command = [str(bin_dir() / "simmctl"), "--manager", self.settings.manager]
+        command += ["--json", "--timeout-ms", str(1000 * PACE), *arguments]
         done = subprocess.run(command, capture_output=True, check=False)
         return dict(json.loads(done.stdout)) if done.returncode == 0 and done.stdout else None
 

@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[float, ...]] = {
     "client": (0.5,),
 }
 SERVER_FAULTS = ("kill", "term", "stop", "cut-both", "cut-in", "cut-out", "slow")
+LINK_FAULTS = ("cut-both", "cut-in", "cut-out", "slow")
 MOST_JOINS = 2
 
 
@@ -57,13 +58,16 @@ class Fault:
         return asdict(self)
 
 
-def plan(seed: int, count: int, servers: int, clients: int, long: bool = False) -> list[Fault]:
-    """So many faults. Each kind comes once before one comes again."""
+def plan(
+    seed: int, count: int, servers: int, clients: int, long: bool = False, links: bool = True
+) -> list[Fault]:
+    """So many faults. Each kind comes once before one comes again; those of links only if asked."""
     dice = random.Random(seed)
     faults: list[Fault] = []
     joins = 0
     while len(faults) < count:
         kinds = [kind for kind in KINDS if kind != "join" or joins < MOST_JOINS]
+        kinds = [kind for kind in kinds if links or kind not in LINK_FAULTS]
         dice.shuffle(kinds)
         for kind in kinds[: count - len(faults)]:
             seconds = dice.choice(KINDS[kind] + ((30.0,) if long and kind == "stop" else ()))

@@ -65,6 +65,10 @@ class Host:
         self._inside("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
         self._inside("ip", "link", "set", "eth0", "up")
 
+    def port(self, which: int) -> int:
+        """Port number 0 to 9 of the one data server that runs here."""
+        return 30002 + which
+
     def remove(self) -> None:
         """Nothing may run there any more; the next host may have its name and address."""
         run("ip", "link", "delete", self._port)
@@ -99,3 +103,27 @@ class Host:
 
     def _inside(self, *command: str) -> None:
         run(*self.wrap(command))
+
+
+class Neighbour(Host):
+    """In place of a host: ports of loopback, where there can be but one network (RDMA)."""
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name = name
+        self.address = "127.0.0.1"
+        self._first_port = 31000 + 10 * number
+
+    def port(self, which: int) -> int:
+        return self._first_port + which
+
+    def remove(self) -> None:
+        pass
+
+    def wrap(self, command: Sequence[str]) -> list[str]:
+        return list(command)
+
+    def cut(self, direction: str) -> None:
+        raise Unable("a neighbour cannot be cut off")
+
+    def slow(self, megabits: int) -> None:
+        raise Unable("a neighbour's link cannot be slow")

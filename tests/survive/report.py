@@ -11,7 +11,7 @@ from typing import Any
 
 import checker
 from checker import MapHistory, Unwell, Verdict
-from cluster import DEAD_MS
+from cluster import DEAD_MS, PACE
 from history import Event
 from nemesis import Fault
 
@@ -124,6 +124,7 @@ class Judge:
             "errors": dict(
                 Counter(f"{e.op} {e.outcome}" for e in inside if e.failed and e.end < float("inf"))
             ),
+            "errors_after_return": sum(e.failed and e.start > fault.healed for e in inside),
             "wrong_bytes": sum(event.outcome.startswith("wrong:") for event in inside),
             "noise_s": noise,
             "notes": fault.notes,
@@ -141,7 +142,7 @@ class Judge:
         if fault.kind == "slow":
             return
         lasted = figures["lasted_s"]
-        bound = min(lasted, DEAD) + 1 + noise + self.baseline
+        bound = min(lasted, DEAD) + PACE + noise + self.baseline
         if figures["gap_hit_s"] > bound:
             self._fail(
                 fault, f"gap of {figures['gap_hit_s']:.3f} s for its keys, limit {bound:.3f}"
@@ -165,15 +166,16 @@ def markdown(results: list[dict[str, Any]], command: str, commit: str) -> str:
             *(f"- {failure}" for failure in result["failures"]),
             "",
             "| fault | lasted s | well after s | gap of its keys s | gap of others s | errors "
-            "| wrong bytes |",
-            "|---|---|---|---|---|---|---|",
+            "| after its return | wrong bytes |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for fault in result["faults"]:
             hit = f"{fault['gap_hit_s']:.3f}" if "gap_hit_s" in fault else "-"
             errors = ", ".join(f"{what} x {n}" for what, n in fault["errors"].items()) or "0"
             lines.append(
                 f"| {fault['fault']} | {fault['lasted_s']:.2f} | {fault['well_after_s']:.2f} "
-                f"| {hit} | {fault['gap_others_s']:.3f} | {errors} | {fault['wrong_bytes']} |"
+                f"| {hit} | {fault['gap_others_s']:.3f} | {errors} "
+                f"| {fault['errors_after_return']} | {fault['wrong_bytes']} |"
             )
         lines += ["", "| at the end | |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in result["final"].items()]
