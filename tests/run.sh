@@ -13,6 +13,7 @@ cluster     | 10 | real processes on loopback: start order, kill -9, bad input o
 etcd        | 4  | three managers on three members of etcd: election, fail-over, fencing
 bench-smoke | 2  | each command of simm-bench for a second, its JSON checked
 trace       | 3  | the main job: the conversation trace on 10 % of its blocks, every byte checked
+survive     | 5  | hosts of network namespaces: faults at random under a seed, history checked
 sglang      | 12 | simm.sglang on the files of SGLang itself (PyPI), with real processes
 quickstart  | 4  | deploy/quickstart.sh, a small one, twice
 asan        | 25 | clang, -Wthread-safety, AddressSanitizer and UBSan: all tests, real processes too
@@ -163,6 +164,20 @@ lane_python() {
   "$venv/bin/python" bench/compare_python.py --rounds 1 --seconds 0.3 --transports shm
 }
 
+# Needs root; without it, it fails and says so.
+lane_survive() {
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl
+  python_package
+  export SIMM_BIN_DIR="$PWD/build/bin"
+  local seed="${SIMM_SURVIVE_SEED:-1}" python="$venv/bin/python"
+  "$python" tests/survive/test_checker.py
+  "$python" tests/survive/survive.py --seed "$seed" --minutes 1.5
+  "$python" tests/survive/survive.py --seed "$seed" --minutes 0.8 --transport shm
+  # Other jobs may run beside: half a second for them. The README's figures are without.
+  "$python" tests/survive/scenarios.py --pool 512MiB --kills 4 --slack 0.5
+}
+
 # Helm is built from its module: Debian has no package of it. Both releases are pinned.
 helm_release=v3.18.6
 go_release=1.24.11
@@ -284,6 +299,7 @@ closing_lines() {
   lines+='[[:space:]]+[0-9]+ - '
   lines+='|\[  (PASSED|FAILED) +\]|vm\.sh: |=+ .*(passed|failed).* in '
   lines+='|Total Test|WARNING|No tests were found|trace:|bench:|quickstart:|sglang: |rdma: |every |'
+  lines+='survive: |'
   lines+='✅ )'
   grep -E "$lines" "$1" | tail -n 20 || true
 }
@@ -293,8 +309,8 @@ install_packages() {
   for lane in "$@"; do
     if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags+=(--clang); fi
     if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
-    case "$lane" in python | sglang | rdma) flags+=(--python) ;; esac
-    case "$lane" in etcd | deploy | images) flags+=("--$lane") ;; esac
+    case "$lane" in python | sglang | rdma | survive) flags+=(--python) ;; esac
+    case "$lane" in etcd | deploy | images | survive) flags+=("--$lane") ;; esac
   done
   deploy/install_packages.sh "${flags[@]}"
 }
