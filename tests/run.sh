@@ -20,11 +20,12 @@ tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
 python      | 8  | pip install ./client/python, then its tests on a cluster of real processes
 rdma        | 10 | Soft-RoCE in a virtual machine: the contract, real processes, beside perftest
 fuzz        | 6  | each libFuzzer target for 20 s from its seed corpus
-deploy      | 6  | Helm chart, manifests, alerts and dashboards in a live Prometheus, units, sizes
+deploy      | 6  | Helm chart, manifests, alerts in a live Prometheus, units, install, sizes, faults
 '
 # These run only when they are named.
 named_lanes='
 images      | 30 | deploy/Dockerfile built by buildah on a base of debootstrap, its programs started
+package     | 8  | the Debian packages, installed by apt in a root of debootstrap, and started
 '
 jobs="$(nproc)"
 # A clone elsewhere on the same machine finds what an earlier one has compiled.
@@ -180,10 +181,20 @@ deploy_venv() {
 
 lane_deploy() {
   configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
-  cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench
+  cmake --build build -j "$jobs" --target simm simm-manager simm-dataserver simmctl simm-bench
   deploy_venv
   SIMM_BIN_DIR="$PWD/build/bin" SIMM_HELM="$PWD/build-deploy/$helm_release/helm" \
-    build-deploy/venv/bin/pytest -v --durations=5 tests/deploy --ignore tests/deploy/images
+    build-deploy/venv/bin/pytest -v --durations=5 tests/deploy \
+    --ignore tests/deploy/images --ignore tests/deploy/package
+}
+
+lane_package() {
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs" --target simm simm-manager simm-dataserver simmctl simm-bench
+  /usr/bin/python3 -m venv build-package/venv
+  build-package/venv/bin/pip install --quiet --disable-pip-version-check pytest
+  SIMM_BIN_DIR="$PWD/build/bin" build-package/venv/bin/pytest -v --durations=5 \
+    tests/deploy/package
 }
 
 lane_images() {
@@ -294,7 +305,7 @@ install_packages() {
     if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags+=(--clang); fi
     if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
     case "$lane" in python | sglang | rdma) flags+=(--python) ;; esac
-    case "$lane" in etcd | deploy | images) flags+=("--$lane") ;; esac
+    case "$lane" in etcd | deploy | images | package) flags+=("--$lane") ;; esac
   done
   deploy/install_packages.sh "${flags[@]}"
 }
