@@ -65,7 +65,7 @@ Lends the memory of a host to the cluster.")
 set(CPACK_DEBIAN_TOOLS_PACKAGE_NAME simm-tools)
 set(CPACK_DEBIAN_TOOLS_PACKAGE_RECOMMENDS "ibverbs-providers, python3")
 set(CPACK_COMPONENT_TOOLS_DESCRIPTION "SiMM, distributed memory for AI inference: tools
-simmctl shows and changes a cluster, simm-bench measures it, simm-size reckons how large it must be.")
+simmctl shows and changes a cluster, simm-bench measures it, simm-size tells how large it must be.")
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_NAME libsimm${abi})
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_SECTION libs)
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_RECOMMENDS ibverbs-providers)

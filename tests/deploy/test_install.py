@@ -38,7 +38,7 @@ def prefix(bin_dir, tmp_path_factory):
 
 @pytest.fixture
 def project(tmp_path, prefix):
-    """configure(wanted version, source files beside main.cc): a copy of the consumer, configured."""
+    """configure(wanted version, source files beside main.cc): configures a copy of the consumer."""
     source = tmp_path / "consumer"
     shutil.copytree(CONSUMER, source)
 
