@@ -25,6 +25,7 @@ deploy      | 6  | Helm chart, manifests, alerts in a live Prometheus, units, in
 # These run only when they are named.
 named_lanes='
 images      | 30 | deploy/Dockerfile built by buildah on a base of debootstrap, its programs started
+upgrade     | 20 | the previous version built beside this one; mixed clusters, a rolling upgrade
 package     | 8  | the Debian packages, installed by apt in a root of debootstrap, and started
 '
 jobs="$(nproc)"
@@ -185,7 +186,35 @@ lane_deploy() {
   deploy_venv
   SIMM_BIN_DIR="$PWD/build/bin" SIMM_HELM="$PWD/build-deploy/$helm_release/helm" \
     build-deploy/venv/bin/pytest -v --durations=5 tests/deploy \
-    --ignore tests/deploy/images --ignore tests/deploy/package
+    --ignore tests/deploy/images --ignore tests/deploy/package --ignore tests/deploy/upgrade
+}
+
+# N-1 is the commit that tests/deploy/upgrade/previous_commit names: a release sets it anew.
+lane_upgrade() {
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench
+  local commit previous=build-upgrade/previous
+  commit="$(cat tests/deploy/upgrade/previous_commit)"
+  if ! git cat-file -e "$commit^{commit}"; then
+    echo "WARNING: NOT TESTED: this clone has no commit $commit; git fetch --unshallow brings it"
+    return "${SIMM_REQUIRE_UPGRADE:-0}"
+  fi
+  if [[ "$(cat "$previous/commit" 2>/dev/null)" != "$commit" ]]; then
+    rm -rf "$previous"
+    mkdir -p "$previous"
+    git archive "$commit" | tar -x -C "$previous"
+    echo "$commit" >"$previous/commit"
+  fi
+  (
+    cd "$previous"
+    export CCACHE_BASEDIR="$PWD"
+    configure build -DSIMM_TESTS=OFF -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+    cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench
+  )
+  /usr/bin/python3 -m venv build-upgrade/venv
+  build-upgrade/venv/bin/pip install --quiet --disable-pip-version-check pytest
+  SIMM_BIN_DIR="$PWD/build/bin" SIMM_PREVIOUS_BIN_DIR="$PWD/$previous/build/bin" \
+    build-upgrade/venv/bin/pytest -v --durations=5 tests/deploy/upgrade
 }
 
 lane_package() {
