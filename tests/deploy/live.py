@@ -99,6 +99,10 @@ class Cluster(Processes):
         self._ports = {n: ports[2 + 3 * i : 5 + 3 * i] for i, n in enumerate(self.names)}
         self.http |= {n: f"127.0.0.1:{p[2]}" for n, p in self._ports.items()}
 
+    def address(self, name: str, port: str) -> str:
+        """Of a data server's port: grpc, data or http."""
+        return f"127.0.0.1:{self._ports[name][('grpc', 'data', 'http').index(port)]}"
+
     def __enter__(self):
         self.start_manager()
         for name in self.names:
@@ -113,15 +117,17 @@ class Cluster(Processes):
 
     def start_manager(self, bin_dir: Path | None = None):
         self.start(
-            "manager", (bin_dir or self.bin_dir) / "simm-manager", "--listen", self.manager,
-            "--http", self.http["manager"], "--state", self.folder / "state", "--new-cluster",
+            "manager", (bin_dir or self.bin_dir) / "simm-manager",
+            "--listen", self.manager, "--http", self.http["manager"],
+            "--state", self.folder / "state", "--new-cluster",
         )  # fmt: skip
 
     def start_server(self, name: str, bin_dir: Path | None = None):
         grpc, data, http = self._ports[name]
         arguments = [a.replace("{name}", name) for a in self._server_arguments]
         self.start(
-            name, (bin_dir or self.bin_dir) / "simm-dataserver", "--manager", self.manager, "--name", name,
+            name, (bin_dir or self.bin_dir) / "simm-dataserver",
+            "--manager", self.manager, "--name", name,
             "--advertise", "127.0.0.1", "--listen", f"127.0.0.1:{grpc}",
             "--data-listen", f"127.0.0.1:{data}", "--http", f"127.0.0.1:{http}",
             *arguments,
