@@ -21,12 +21,12 @@ python      | 8  | pip install ./client/python, then its tests on a cluster of r
 rdma        | 10 | Soft-RoCE in a virtual machine: the contract, real processes, beside perftest
 fuzz        | 6  | each libFuzzer target for 20 s from its seed corpus
 deploy      | 6  | Helm chart, manifests, alerts in a live Prometheus, units, install, sizes, faults
+package     | 4  | the Debian packages, installed by apt in a root of debootstrap, and started
 '
 # These run only when they are named.
 named_lanes='
 images      | 30 | deploy/Dockerfile built by buildah on a base of debootstrap, its programs started
 upgrade     | 20 | the previous version built beside this one; mixed clusters, a rolling upgrade
-package     | 8  | the Debian packages, installed by apt in a root of debootstrap, and started
 '
 jobs="$(nproc)"
 # A clone elsewhere on the same machine finds what an earlier one has compiled.

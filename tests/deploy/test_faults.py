@@ -84,38 +84,44 @@ def idle_connections(address: str, hello: bytes):
             connection.close()
 
 
-# port, what half of the connections say, the most that one of them may cost the process in KiB
+# process, port, what half of the connections say, the most that one of them may cost in KiB
 @pytest.mark.parametrize(
-    "port, hello, most_kib",
-    [("data", b"", 40), ("http", b"GET /metr", 2), ("grpc", HTTP2_HELLO, 100)],
-    ids=["data", "http", "grpc"],
+    "name, port, hello, most_kib",
+    [
+        ("server-0", "data", b"", 40),
+        ("server-0", "http", b"GET /metr", 2),
+        ("server-0", "grpc", HTTP2_HELLO, 100),
+        ("manager", "grpc", HTTP2_HELLO, 100),
+    ],
+    ids=["data", "http", "grpc", "manager"],
 )
-def test_ten_thousand_idle_connections(alone, many_descriptors, port, hello, most_kib):
+def test_ten_thousand_idle_connections(alone, many_descriptors, name, port, hello, most_kib):
     """They cost bounded memory and no thread, and who has something to say is served."""
-    address = alone.address("server-0", port)
-    held = Held(alone, "server-0")
-    alone.ctl("put", f"before-{port}", "-", stdin="value")
+    address = alone.manager if name == "manager" else alone.address(name, port)
+    held = Held(alone, name)
+    alone.ctl("put", f"before-{name}-{port}", "-", stdin="value")
     threads, descriptors, memory = held.threads(), held.descriptors(), held.memory_mib()
 
     def served() -> bool:
         """To a new client. While 10,000 say hello its turn may come after a second: a miss."""
         with contextlib.suppress(subprocess.CalledProcessError):
-            alone.ctl("put", f"during-{port}", "-", stdin="value")
-            return alone.ctl("get", f"before-{port}") == "value"
+            alone.ctl("put", f"during-{name}-{port}", "-", stdin="value")
+            return alone.ctl("get", f"before-{name}-{port}") == "value"
         return False
 
     with idle_connections(address, hello):
         live.wait_for("a new client is served", served, seconds=30)
-        assert live.fetch(alone.http["server-0"], "/healthz") == "ok\n"
-        assert "simm_build_info" in alone.metrics("server-0")
+        assert live.fetch(alone.http[name], "/healthz") == "ok\n"
+        assert "simm_build_info" in alone.metrics(name)
         grown = held.memory_mib() - memory
-        print(f"{port}: {grown * 1024 / IDLE:.1f} KiB a connection, {held.threads()} threads")
-        assert grown < IDLE * most_kib / 1024
+        kib = grown * 1024 / IDLE
+        print(f"{name} {port}: {kib:.1f} KiB a connection, {held.threads()} threads")
+        assert kib < most_kib
         assert held.threads() <= threads + 8
     live.wait_for(
         "the descriptors are back", lambda: held.descriptors() <= descriptors + 32, seconds=30
     )
-    assert alone.ctl("get", f"during-{port}") == "value"
+    assert alone.ctl("get", f"during-{name}-{port}") == "value"
 
 
 def scrape(address: str) -> int:

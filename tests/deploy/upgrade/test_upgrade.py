@@ -102,7 +102,7 @@ def missing(cluster: MixedCluster, reader: str, writer: str) -> list[int]:
     return lost
 
 
-@pytest.mark.parametrize("manager, servers", [("old", "new"), ("new", "old")])
+@pytest.mark.parametrize("manager, servers", [("old", "new"), ("new", "old"), ("new", "new")])
 def test_each_version_of_the_clients_works_on_a_mixed_cluster(versions, tmp_path, manager, servers):
     with MixedCluster(versions, tmp_path, manager, servers) as cluster:
         for version in versions:
