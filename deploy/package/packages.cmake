@@ -54,7 +54,7 @@ set(CPACK_DEBIAN_COMMON_PACKAGE_ARCHITECTURE all)
 set(CPACK_DEBIAN_COMMON_PACKAGE_SHLIBDEPS OFF)
 set(CPACK_DEBIAN_COMMON_PACKAGE_DEPENDS "systemd | systemd-standalone-sysusers")
 set(CPACK_COMPONENT_COMMON_DESCRIPTION "SiMM, distributed memory for AI inference: user and folders
-The system user simm and the folder of the pools, which manager and data server share.")
+The system user simm and the folder of the pools, for manager and data server.")
 set(CPACK_DEBIAN_MANAGER_PACKAGE_NAME simm-manager)
 set(CPACK_COMPONENT_MANAGER_DESCRIPTION "SiMM, distributed memory for AI inference: manager
 Membership and key map of a cluster. One host needs it, or three beside etcd.")
@@ -65,11 +65,18 @@ Lends the memory of a host to the cluster.")
 set(CPACK_DEBIAN_TOOLS_PACKAGE_NAME simm-tools)
 set(CPACK_DEBIAN_TOOLS_PACKAGE_RECOMMENDS "ibverbs-providers, python3")
 set(CPACK_COMPONENT_TOOLS_DESCRIPTION "SiMM, distributed memory for AI inference: tools
-simmctl shows and changes a cluster, simm-bench measures it, simm-size tells how large it must be.")
+simmctl shows and changes a cluster, simm-bench measures one, simm-size sizes one.")
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_NAME libsimm${abi})
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_SECTION libs)
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_RECOMMENDS ibverbs-providers)
-set(CPACK_DEBIAN_LIBRARY_PACKAGE_GENERATE_SHLIBS ON)
+# By the first, packages of programs that link it come to depend on it; the second has the loader
+# find it.
+file(CONFIGURE OUTPUT ${scripts}/library/shlibs NEWLINE_STYLE UNIX
+     CONTENT "libsimm ${abi} libsimm${abi} (>= ${PROJECT_VERSION})\n")
+file(CONFIGURE OUTPUT ${scripts}/library/triggers NEWLINE_STYLE UNIX
+     CONTENT "activate-noawait ldconfig\n")
+set(CPACK_DEBIAN_LIBRARY_PACKAGE_CONTROL_EXTRA ${scripts}/library/shlibs
+    ${scripts}/library/triggers)
 set(CPACK_COMPONENT_LIBRARY_DESCRIPTION "SiMM, distributed memory for AI inference: client library
 What programs need at run time that were built with libsimm-dev.")
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libsimm-dev)

@@ -95,12 +95,16 @@ def test_what_the_programs_link_is_in_the_depends(packages):
     assert "libibverbs1" in field(packages["simm-dataserver"], "Depends")
     assert "simm-common (= 0.1.0)" in field(packages["simm-dataserver"], "Depends")
     assert field(packages["libsimm-dev"], "Depends") == "libsimm0.1 (= 0.1.0)"
+    shlibs = run("dpkg-deb", "--info", packages["libsimm0.1"], "shlibs")
+    assert shlibs == "libsimm 0.1 libsimm0.1 (>= 0.1.0)\n"
+    assert "ldconfig" in run("dpkg-deb", "--info", packages["libsimm0.1"], "triggers")
     for name, wanted in CONFFILES.items():
         control = run("dpkg-deb", "--info", packages[name], "conffiles")
         assert set(control.split()) == wanted
 
 
 def test_the_user_is_made_and_nothing_is_started(installed):
+    assert "libsimm.so.0.1 " in in_root(installed, "ldconfig", "-p")
     passwd = (installed / "etc/passwd").read_text()
     assert re.search(r"^simm:x:\d+:\d+:SiMM cache:/var/lib/simm:", passwd, re.M)
     enabled = (installed / "etc/systemd/system").rglob("simm*")
