@@ -72,20 +72,26 @@ config::ConfigSpec SpecOf(Settings& settings) {
               "file to write with the bound addresses once serving");
   spec.Check([&settings] {
     if (settings.lease % 1s != 0ms) {
-      return Status(Code::kInvalidArgument, "--lease-ms must be whole seconds");
+      return Status(Code::kInvalidArgument, "--lease-ms must be whole seconds, such as 5000, not " +
+                                                std::to_string(settings.lease.count()));
     }
     if (settings.etcd_prefix.empty() || settings.etcd_prefix[0] != '/') {
-      return Status(Code::kInvalidArgument, "--etcd-prefix must begin with /");
+      return Status(Code::kInvalidArgument, "--etcd-prefix '" + settings.etcd_prefix +
+                                                "' must begin with /, such as /simm");
     }
     if (settings.etcd.empty()) return Status::Ok();
-    return rpc::EtcdStub::Create(settings.etcd).status();
+    const Status etcd = rpc::EtcdStub::Create(settings.etcd).status();
+    return etcd.ok() ? etcd : Status(etcd.code(), "--etcd: " + etcd.message());
   });
   spec.Check([&settings] {
     if (settings.heartbeat * 2 <= settings.suspect && settings.suspect < settings.dead) {
       return Status::Ok();
     }
-    return Status(Code::kInvalidArgument,
-                  "--suspect-ms must be at least twice --heartbeat-ms, and less than --dead-ms");
+    const auto text = [](std::chrono::milliseconds ms) { return std::to_string(ms.count()); };
+    return Status(Code::kInvalidArgument, "--suspect-ms " + text(settings.suspect) +
+                                              " must be at least twice --heartbeat-ms " +
+                                              text(settings.heartbeat) +
+                                              ", and less than --dead-ms " + text(settings.dead));
   });
   return spec;
 }
