@@ -89,5 +89,6 @@ inline constexpr size_t kWatchQueueUpdates = 64;   // beyond it a watcher gets a
 inline constexpr auto kServersFirst = 500ms;       // longest wait for data servers to ack an epoch
 inline constexpr size_t kMaxPulledShards = 16384;  // of one heartbeat; the others with the next one
 inline constexpr size_t kMaxEvents = 4096;         // that the manager remembers
+inline constexpr size_t kMaxHistorySamples = 600;  // one a second, of what went on
 
 }  // namespace simm::limits

@@ -94,6 +94,17 @@ struct HeartbeatReply {
   bool register_again = false;  // the manager does not know this boot (any more)
 };
 
+// Per second, over the last few heartbeats; as servers see it: what clients read one-sided, no
+// server sees.
+struct Rates {
+  double hits = 0;
+  double misses = 0;
+  double puts = 0;
+  double evictions = 0;
+  double bytes_read = 0;
+  double bytes_written = 0;
+};
+
 struct NodeStatus {
   ServerRecord record;
   uint32_t shards = 0;
@@ -104,6 +115,7 @@ struct NodeStatus {
   MigrationProgress migration;
   uint32_t shards_coming = 0;   // rows in which it is the owner and another the source
   uint32_t shards_leaving = 0;  // rows in which it is the source; a drain is over at 0
+  Rates rates{};
 };
 struct ClusterStatus {
   MapVersion map;
@@ -115,6 +127,8 @@ struct ClusterStatus {
   std::string frozen;   // why no server is declared dead now; empty: the map is not frozen
   std::string leader;   // address of the manager that decides; empty: one manager, or none decides
   std::string problem;  // why this manager cannot do its work; empty: it can
+  Rates rates{};        // of all servers together
+  uint64_t unix_ms = 0;  // wall clock of the manager; 0: it does not say
 };
 
 struct DrainReply {
