@@ -37,8 +37,8 @@ void AddTo(rpc::Rates& sum, const rpc::Rates& rates) {
 
 void ClusterHistory::Look(Instant now, const rpc::NodeStatus& node, Seen& seen) const {
   const Instant heard = now - std::chrono::milliseconds(node.silent_ms);
-  const bool alive = node.record.state == ServerState::kAlive ||
-                     node.record.state == ServerState::kDraining;
+  const bool alive =
+      node.record.state == ServerState::kAlive || node.record.state == ServerState::kDraining;
   // Registered, and its first heartbeat has not come yet: nothing to compare with.
   const bool reported = node.stats.data_bytes != 0;
   if (seen.boot_id != node.record.boot_id || !reported || seen.stats.data_bytes == 0) {

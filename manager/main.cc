@@ -50,7 +50,8 @@ config::ConfigSpec SpecOf(Settings& settings) {
   config::ConfigSpec spec("simm-manager", "decides who is alive and who holds which keys",
                           kVersion);
   spec.ListenAddress("listen", &settings.listen, false, "where data servers and clients call");
-  spec.ListenAddress("http", &settings.http, true, "where the status page, /metrics, /healthz and /readyz are");
+  spec.ListenAddress("http", &settings.http, true,
+                     "where the status page, /metrics, /healthz and /readyz are");
   spec.String("state", &settings.state, "directory of the durable state; unused with --etcd");
   spec.Bool("new-cluster", &settings.new_cluster,
             "without a state: begin at once, do not wait for maps that data servers hold");

@@ -111,9 +111,12 @@ json ToJson(const rpc::ClusterHealth& health) {
 }
 
 json ToJson(const rpc::Event& event) {
-  return {{"number", event.number}, {"unix_ms", event.unix_ms},
-          {"kind", rpc::EventKindName(event.kind)}, {"server", event.server},
-          {"epoch", event.map.epoch}, {"text", event.text}};
+  return {{"number", event.number},
+          {"unix_ms", event.unix_ms},
+          {"kind", rpc::EventKindName(event.kind)},
+          {"server", event.server},
+          {"epoch", event.map.epoch},
+          {"text", event.text}};
 }
 
 }  // namespace
@@ -178,10 +181,8 @@ HttpReply StatusPage::Page() const {
 }
 
 HttpReply StatusPage::Failure(const simm::Status& status) const {
-  return Json({{"run", run_},
-               {"problem", status.message()},
-               {"leader", manager_.LeaderElsewhere()}},
-              503);
+  return Json(
+      {{"run", run_}, {"problem", status.message()}, {"leader", manager_.LeaderElsewhere()}}, 503);
 }
 
 HttpReply StatusPage::Status() const {

@@ -45,8 +45,9 @@ void FindProblems(const ClusterStatus& status, std::vector<Finding>& out) {
                    "are back; forget one that is gone for good: simmctl node remove NAME"});
   }
   if (const auto dead = NamesIn(status, ServerState::kDead); !dead.empty()) {
-    out.push_back({true, Names(dead) + Be(dead) + " dead: others hold the shards",
-                   "start it again (a named pool is warm), or forget it: simmctl node remove NAME"});
+    out.push_back(
+        {true, Names(dead) + Be(dead) + " dead: others hold the shards",
+         "start it again (a named pool is warm), or forget it: simmctl node remove NAME"});
   }
   if (const auto silent = NamesIn(status, ServerState::kSuspect); !silent.empty()) {
     out.push_back({true, Names(silent) + Be(silent) + " silent: reads there are misses",
@@ -72,18 +73,20 @@ void FindNews(const ClusterStatus& status, const ClusterTotals& totals, std::vec
     for (const NodeStatus& node : status.nodes) {
       if (node.record.state == ServerState::kDraining) left += node.shards + node.shards_leaving;
     }
-    out.push_back({false, Names(names) + Be(names) + " being drained, " + std::to_string(left) +
-                              " shards to go",
-                   left == 0 ? "empty: it can be stopped; then simmctl node remove NAME"
-                             : "wait, or take it back: simmctl node undrain NAME"});
+    out.push_back(
+        {false,
+         Names(names) + Be(names) + " being drained, " + std::to_string(left) + " shards to go",
+         left == 0 ? "empty: it can be stopped; then simmctl node remove NAME"
+                   : "wait, or take it back: simmctl node undrain NAME"});
   }
   if (totals.shards_moving != 0) {
     out.push_back({false, std::to_string(totals.shards_moving) + " shards are on their way",
                    "their keys stay readable meanwhile"});
   }
   if (totals.entries_given_up != 0) {
-    out.push_back({false, std::to_string(totals.entries_given_up) + " entries (" +
-                              FormatSize(totals.bytes_given_up) + ") were given up by migration",
+    out.push_back({false,
+                   std::to_string(totals.entries_given_up) + " entries (" +
+                       FormatSize(totals.bytes_given_up) + ") were given up by migration",
                    "the servers that took the shards had no room: add memory"});
   }
 }
