@@ -79,6 +79,13 @@ void FindNews(const ClusterStatus& status, const ClusterTotals& totals, std::vec
          left == 0 ? "empty: it can be stopped; then simmctl node remove NAME"
                    : "wait, or take it back: simmctl node undrain NAME"});
   }
+  if (status.shards_under_replicated != 0) {
+    out.push_back({false,
+                   std::to_string(status.shards_under_replicated) + " shards lie on fewer than " +
+                       std::to_string(status.replicas) + " servers",
+                   "copies are made in the background while there are servers enough; do not stop "
+                   "another server meanwhile"});
+  }
   if (totals.shards_moving != 0) {
     out.push_back({false, std::to_string(totals.shards_moving) + " shards are on their way",
                    "their keys stay readable meanwhile"});

@@ -200,14 +200,11 @@ v1::ClusterStatus ToProto(const ClusterStatus& status) {
   out.set_frozen(status.frozen);
   out.set_leader(status.leader);
   out.set_problem(status.problem);
-<<<<<<< HEAD
-  *out.mutable_rates() = ToProto(status.rates);
-  out.set_unix_ms(status.unix_ms);
-=======
   out.set_replicas(status.replicas);
   out.set_shards_moving(status.shards_moving);
   out.set_shards_under_replicated(status.shards_under_replicated);
->>>>>>> main
+  *out.mutable_rates() = ToProto(status.rates);
+  out.set_unix_ms(status.unix_ms);
   return out;
 }
 
@@ -425,14 +422,11 @@ ClusterStatus FromProto(const v1::ClusterStatus& status) {
   out.frozen = status.frozen();
   out.leader = status.leader();
   out.problem = status.problem();
-<<<<<<< HEAD
-  out.rates = FromProto(status.rates());
-  out.unix_ms = status.unix_ms();
-=======
   if (status.replicas() != 0) out.replicas = status.replicas();
   out.shards_moving = status.shards_moving();
   out.shards_under_replicated = status.shards_under_replicated();
->>>>>>> main
+  out.rates = FromProto(status.rates());
+  out.unix_ms = status.unix_ms();
   return out;
 }
 
