@@ -326,6 +326,7 @@ function drawEvents() {
 
 function draw() {
   drawHealth();
+  document.body.classList.toggle('bare', !state.status);
   if (!state.status) return;
   const {cluster, term, epoch} = state.status;
   setText('cluster', `cluster ${cluster.slice(0, 8)}, term ${term}, epoch ${epoch}`);
