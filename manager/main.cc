@@ -156,7 +156,20 @@ std::string AdvertisedAddress(const Settings& settings, uint16_t port) {
   return ToString(HostPort{host, port});
 }
 
-Status Run(const Settings& settings) {
+rpc::NodeDescription Describe(const config::ConfigSpec& spec) {
+  rpc::NodeDescription node;
+  node.program = "simm-manager";
+  node.version = kVersion;
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  node.unix_ms = static_cast<uint64_t>(now / 1ms);
+  for (config::OptionValue& option : spec.Effective()) {
+    node.options.push_back({option.name, option.value, option.source});
+  }
+  node.host = ReadHostFacts();
+  return node;
+}
+
+Status Run(const Settings& settings, const config::ConfigSpec& spec) {
   metrics::Registry registry;
   metrics::AddProcessMetrics(registry, "simm-manager", kVersion);
   rpc::MapBoard board(/*from_manager=*/true);
@@ -168,6 +181,7 @@ Status Run(const Settings& settings) {
   serving.listen = settings.listen;
   serving.manager = role.handler();
   serving.maps = &board;
+  serving.describe = [&spec] { return Describe(spec); };
   serving.observer = [&registry](std::string_view method, Code, Duration took) {
     registry
         .Histogram("simm_rpc_seconds", "Time of control-plane calls on the server",
@@ -223,7 +237,7 @@ int main(int argc, char** argv) {
   for (const std::string& warning : warnings) SIMM_LOG_WARN("{}", warning);
 
   BlockStopSignals();  // before any thread starts: all inherit the mask
-  const Status status = manager::Run(settings);
+  const Status status = manager::Run(settings, spec);
   if (status.ok()) return 0;
   SIMM_LOG_ERROR("simm-manager cannot run: {}", status.message());
   return 1;

@@ -79,6 +79,8 @@ inline constexpr size_t kMaxRecallsPerTick = 64;
 inline constexpr size_t kMaxDisowned = 4096;  // lanes given up by word before they ended here
 inline constexpr auto kPinTime = 2s;
 inline constexpr size_t kMaxPins = 65536;
+inline constexpr size_t kMaxSampledKeys = 1000;         // of one look at the keys of a server
+inline constexpr uint64_t kMaxScannedEntries = 1 << 20;  // by it
 inline constexpr uint64_t kPinShare = 4;  // held by pins at most: this part of the pool
 
 // Manager.

@@ -105,6 +105,15 @@ class EchoDataServer final : public DataServerHandler {
     return request.namespace_id * 10 + request.expected_server +
            (request.expected_cluster == Id128{1, 2} ? 1'000'000ULL : 0);
   }
+  Result<SampleKeysReply> SampleKeys(const SampleKeysRequest& request,
+                                     const std::function<bool()>&) override {
+    if (request.name_space != "default") return Status(Code::kMiss, "no such namespace");
+    SampleKeysReply reply;
+    reply.keys = {{request.prefix + std::string("\0\xff", 2), 7}};
+    reply.scanned = request.limit;
+    reply.complete = true;
+    return reply;
+  }
   Result<NodeStatus> GetStatus() override { return NodeStatus{}; }
 };
 
