@@ -193,7 +193,7 @@ class OperateTest(CliTest):
     def test_help_names_every_command(self):
         text = self.text(DONE, "--help")
         for command in COMMANDS:
-            self.assertRegex(text, rf"(?m)^  {command}[ ,]")
+            self.assertRegex(text, rf"(?m)^  (nodes, )?{command}[ ,]")
 
 
 class DoctorTest(CliTest):
