@@ -35,6 +35,7 @@ struct ServerOptions {
   std::string log_level = "info";
   bool log_json = false;
   std::string ready_file;
+  std::vector<config::OptionValue> effective;  // all of these, for operators who ask
 };
 
 config::ConfigSpec MakeSpec(ServerOptions* options);

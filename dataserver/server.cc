@@ -178,6 +178,7 @@ Status Server::OpenPorts() {
                                             .manager = nullptr,
                                             .data_server = this,
                                             .maps = &board_,
+                                            .describe = [this] { return Describe(); },
                                             .observer = {}});
   if (!control.ok()) return control.status();
   control_ = std::move(*control);

@@ -42,6 +42,8 @@ class Server final : public rpc::DataServerHandler {
   Result<std::string> OpenLane(const rpc::OpenLaneRequest& request) override;
   Result<uint64_t> ClearNamespace(const rpc::ClearNamespaceRequest& request,
                                   const std::function<bool()>& cancelled) override;
+  Result<rpc::SampleKeysReply> SampleKeys(const rpc::SampleKeysRequest& request,
+                                          const std::function<bool()>& cancelled) override;
   Result<rpc::NodeStatus> GetStatus() override;
 
  private:
@@ -58,6 +60,7 @@ class Server final : public rpc::DataServerHandler {
   Status Ready() const;
   Status CheckAddressee(const Id128& cluster, ServerId server) const;
   rpc::ServerStats Stats() const;
+  rpc::NodeDescription Describe() const;
   void Collect(metrics::Sink& sink) const;
   void CollectMigration(metrics::Sink& sink) const;
   std::string AdvertisedHost() const;

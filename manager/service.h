@@ -40,6 +40,8 @@ class ManagerService final : public rpc::ManagerHandler {
     bool new_cluster = false;  // an empty store means a new cluster: wait for nobody's map
     // Wall clock of the events, in milliseconds since 1970; empty: the system's.
     std::function<uint64_t()> unix_ms;
+    // Fills in how much is going on (ClusterHistory); may be empty.
+    std::function<void(rpc::ClusterStatus&)> add_rates;
   };
 
   // Loads the state and publishes its map, or begins to learn one; starts the committer. The

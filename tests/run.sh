@@ -21,6 +21,7 @@ tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
 python      | 8  | pip install ./client/python, then its tests on a cluster of real processes
 rdma        | 10 | Soft-RoCE in a virtual machine: the contract, real processes, beside perftest
 fuzz        | 6  | each libFuzzer target for 20 s from its seed corpus
+browser     | 4  | the status page in Chromium: every state, light, dark, phone; a real cluster
 deploy      | 6  | Helm chart, manifests, alerts in a live Prometheus, units, install, sizes, faults
 package     | 4  | the Debian packages, installed by apt in a root of debootstrap, and started
 '
@@ -241,6 +242,17 @@ lane_package() {
     tests/deploy/package
 }
 
+lane_browser() {
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench \
+    staged_page
+  /usr/bin/python3 -m venv build-browser/venv
+  build-browser/venv/bin/pip install --quiet --disable-pip-version-check pytest
+  # The screenshots of each state stay there, to be looked at.
+  SIMM_BIN_DIR="$PWD/build/bin" SIMM_SCREENSHOTS="$PWD/build/screenshots" \
+    build-browser/venv/bin/pytest -v --durations=5 tests/browser
+}
+
 lane_images() {
   # The compiler's cache of this machine, if there is one, is used inside too.
   /usr/bin/python3 -m venv build-images/venv
@@ -350,7 +362,7 @@ install_packages() {
     if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags+=(--clang); fi
     if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
     case "$lane" in python | sglang | rdma | survive) flags+=(--python) ;; esac
-    case "$lane" in etcd | deploy | images | package | survive) flags+=("--$lane") ;; esac
+    case "$lane" in etcd | deploy | images | package | survive | browser) flags+=("--$lane") ;; esac
   done
   deploy/install_packages.sh "${flags[@]}"
 }
