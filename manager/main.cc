@@ -37,6 +37,7 @@ struct Settings {
   std::chrono::milliseconds suspect = limits::kSuspectAfter;
   std::chrono::milliseconds dead = limits::kDeadAfter;
   bool new_cluster = false;
+  uint32_t replicas = 0;
   std::vector<std::string> etcd;
   std::string etcd_prefix = "/simm";
   std::chrono::milliseconds lease = 5s;
@@ -55,6 +56,9 @@ config::ConfigSpec SpecOf(Settings& settings) {
   spec.String("state", &settings.state, "directory of the durable state; unused with --etcd");
   spec.Bool("new-cluster", &settings.new_cluster,
             "without a state: begin at once, do not wait for maps that data servers hold");
+  spec.Integer<uint32_t>("replicas", &settings.replicas, 0, limits::kMaxReplicas,
+                         "owners of each shard, in different zones if there are enough; may be "
+                         "changed at a restart; 0: as the state says, 1 in a new cluster");
   spec.Names("etcd", &settings.etcd,
              "endpoints of etcd, http://HOST:PORT, for several managers that elect a leader");
   spec.String("etcd-prefix", &settings.etcd_prefix,
@@ -121,7 +125,7 @@ struct Role {
 Status Open(const Settings& settings, const ClusterHistory& history, rpc::MapBoard& board,
             metrics::Registry& registry, Role& role) {
   ManagerService::Options options;
-  options.membership = {settings.heartbeat, settings.suspect, settings.dead};
+  options.membership = {settings.heartbeat, settings.suspect, settings.dead, settings.replicas};
   options.version = kVersion;
   options.new_cluster = settings.new_cluster;
   options.add_rates = [&history](rpc::ClusterStatus& status) { history.FillRates(status); };

@@ -124,6 +124,7 @@ class ManagerService final : public rpc::ManagerHandler {
   Adoption adoption_ SIMM_GUARDED_BY(mutex_);
   EventLog events_ SIMM_GUARDED_BY(mutex_);
   std::string frozen_ SIMM_GUARDED_BY(mutex_);
+  uint32_t replicas_ SIMM_GUARDED_BY(mutex_) = 1;           // of the map that was published last
   std::set<std::string> draining_ SIMM_GUARDED_BY(mutex_);  // not empty yet, for the events
   std::deque<Change*> waiting_ SIMM_GUARDED_BY(mutex_);
   Status store_error_ SIMM_GUARDED_BY(mutex_);
