@@ -90,6 +90,8 @@ lane_sim() {
 
 lane_cluster() {
   build_release
+  # Who may set huge pages aside must have them.
+  [[ -w /proc/sys/vm/nr_hugepages ]] && export SIMM_REQUIRE_HUGE_PAGES=1
   run_ctest build -L '^cluster$'
 }
 

@@ -58,7 +58,11 @@ struct KeyEntry {
   uint32_t capacity = 0;  // kGet: bytes of the reader's buffer
 };
 
-inline constexpr uint8_t kGetAllowShorter = 1;  // KeysRequest::flags
+// KeysRequest::flags
+inline constexpr uint8_t kGetAllowShorter = 1;
+// Of kGet, kExists, kLookup and kPin to an owner whose shard has a source: kRemoved is told apart
+// from kMiss. A server that does not know it answers kMiss.
+inline constexpr uint8_t kTellRemoved = 2;
 
 struct KeysRequest {
   MessageType type = MessageType::kGet;

@@ -45,10 +45,8 @@ bool MayReplace(const MapVersion& held, const MapVersion& offered) {
 RouteTable::RouteTable(MapContents contents) : contents_(std::move(contents)) {
   for (size_t i = 0; i < contents_.servers.size(); ++i) by_id_.emplace(contents_.servers[i].id, i);
   for (const auto& [id, name] : contents_.namespaces) by_namespace_.emplace(name, id);
-  // Check() has not looked yet: a replica count of zero must not hang the constructor.
-  const size_t stride = std::max<size_t>(contents_.replicas, 1);
-  for (size_t i = 0; i < contents_.owners.size(); i += stride) {
-    if (contents_.owners[i].server != kNoServer) ++shards_of_[contents_.owners[i].server];
+  for (const ShardOwner& owner : contents_.owners) {
+    if (owner.server != kNoServer) ++shards_of_[owner.server];
   }
 }
 
@@ -78,7 +76,11 @@ Status RouteTable::Check() const {
     }
   }
   if (by_namespace_.size() != ids.size()) return Contradiction(version, "a namespace name twice");
+  return CheckRows();
+}
 
+Status RouteTable::CheckRows() const {
+  const MapVersion& version = contents_.version;
   // Runs of one server are common: the last answer saves most of the look-ups.
   ServerId known = kNoServer;
   for (const ShardOwner& owner : contents_.owners) {
@@ -89,6 +91,24 @@ Status RouteTable::Check() const {
                              "server " + std::to_string(id) + " owns shards, has no record");
       }
       known = id;
+    }
+    if (owner.source != kNoServer && owner.source == owner.server) {
+      return Contradiction(version,
+                           "server " + std::to_string(owner.source) + " is its own source");
+    }
+  }
+  if (contents_.replicas == 1) return Status::Ok();
+  for (uint32_t shard = 0; shard < limits::kShards; ++shard) {
+    const auto row = Owners(shard);
+    for (size_t i = 0; i < row.size(); ++i) {
+      if (row[i].server == kNoServer && row[i].source != kNoServer) {
+        return Contradiction(version, "an empty place has a source");
+      }
+      for (size_t k = 0; k < i; ++k) {
+        if (row[i].server == kNoServer || row[i].server != row[k].server) continue;
+        return Contradiction(version, "server " + std::to_string(row[i].server) +
+                                          " is twice an owner of shard " + std::to_string(shard));
+      }
     }
   }
   return Status::Ok();

@@ -62,6 +62,12 @@ struct ServerRecord {
 // E+1 the owner takes the writes and begins to pull, a reader asks both at once, and the source
 // keeps and serves what it has; when the owner has reported the shard as pulled, E+2 names no
 // source and the old one drops it. A source is alive, or draining, and never the owner itself.
+//
+// With replicas a row has as many owners as the map says, all different; each is written to, each
+// has its own source, and owners without one are asked first. A source may be another owner of the
+// row (a lost replica is made anew from a living one), or the source of several. kNoServer is an
+// empty place, without source: too few servers, or a replica that waits until another owner has
+// pulled what it is to be made from.
 struct ShardOwner {
   ServerId server = kNoServer;
   ServerId source = kNoServer;
@@ -84,15 +90,15 @@ struct MapContents {
   uint32_t replicas = 1;
   std::vector<ServerRecord> servers;
   std::vector<std::pair<NamespaceId, std::string>> namespaces;
-  std::vector<ShardOwner>
-      owners;  // kShards * replicas, row-major; all kNoServer when there is no server
+  // kShards * replicas, row-major; any place may be empty, all are when there is no server.
+  std::vector<ShardOwner> owners;
 };
 
 // The key map: an immutable snapshot, shared by pointer between threads. key -> shard -> owners.
 class RouteTable {
  public:
-  // kInvalidArgument when the contents contradict themselves (owner without record, wrong size, a
-  // namespace twice, no cluster id).
+  // kInvalidArgument when the contents contradict themselves (owner without record, twice in a row
+  // or its own source, wrong size, a namespace twice, no cluster id).
   static Result<std::shared_ptr<const RouteTable>> Create(MapContents contents);
 
   // The table after `diff`. kFailedPrecondition when diff.from is not this version (the holder then
@@ -110,12 +116,13 @@ class RouteTable {
   }
   const ServerRecord* FindServer(ServerId id) const;  // nullptr: not in the map
   std::optional<NamespaceId> FindNamespace(std::string_view name) const;
-  // Shards whose first owner this is.
+  // Shards of which this is an owner.
   uint32_t ShardsOf(ServerId id) const;
 
  private:
   explicit RouteTable(MapContents contents);
   Status Check() const;
+  Status CheckRows() const;
 
   MapContents contents_;
   std::unordered_map<ServerId, size_t> by_id_;

@@ -36,6 +36,7 @@ grpc::StatusCode GrpcCodeOf(Code code) {
     case Code::kOk:
       return grpc::StatusCode::OK;
     case Code::kMiss:
+    case Code::kRemoved:
       return grpc::StatusCode::NOT_FOUND;
     case Code::kExists:
       return grpc::StatusCode::ALREADY_EXISTS;

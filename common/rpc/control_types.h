@@ -115,6 +115,9 @@ struct ClusterStatus {
   std::string frozen;   // why no server is declared dead now; empty: the map is not frozen
   std::string leader;   // address of the manager that decides; empty: one manager, or none decides
   std::string problem;  // why this manager cannot do its work; empty: it can
+  uint32_t replicas = 1;                 // owners that each shard should have
+  uint32_t shards_moving = 0;            // shards that an owner is still pulling
+  uint32_t shards_under_replicated = 0;  // shards whose entries lie on fewer servers than that
 };
 
 struct DrainReply {

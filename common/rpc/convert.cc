@@ -175,6 +175,9 @@ v1::ClusterStatus ToProto(const ClusterStatus& status) {
   out.set_frozen(status.frozen);
   out.set_leader(status.leader);
   out.set_problem(status.problem);
+  out.set_replicas(status.replicas);
+  out.set_shards_moving(status.shards_moving);
+  out.set_shards_under_replicated(status.shards_under_replicated);
   return out;
 }
 
@@ -391,6 +394,9 @@ ClusterStatus FromProto(const v1::ClusterStatus& status) {
   out.frozen = status.frozen();
   out.leader = status.leader();
   out.problem = status.problem();
+  if (status.replicas() != 0) out.replicas = status.replicas();
+  out.shards_moving = status.shards_moving();
+  out.shards_under_replicated = status.shards_under_replicated();
   return out;
 }
 

@@ -48,8 +48,24 @@ TEST(RouteTable, AnswersWhatItWasGiven) {
   EXPECT_EQ(table->FindServer(8), nullptr);
   EXPECT_EQ(table->FindNamespace("default"), NamespaceId{0});
   EXPECT_EQ(table->FindNamespace("other"), std::nullopt);
-  EXPECT_EQ(table->ShardsOf(5) + table->ShardsOf(6) + table->ShardsOf(7), limits::kShards);
+  EXPECT_EQ(table->ShardsOf(5) + table->ShardsOf(6) + table->ShardsOf(7), 2 * limits::kShards);
   EXPECT_EQ(table->ShardsOf(8), 0U);
+}
+
+TEST(RouteTable, RefusesRowsThatContradictThemselves) {
+  MapContents good = Contents(1, {5, 6, 7}, 2);
+  good.owners[30] = {};
+  good.owners[40].source = good.owners[41].server;
+  EXPECT_EQ(CodeOf(good), Code::kOk);
+  MapContents bad = good;
+  bad.owners[50].server = bad.owners[51].server;
+  EXPECT_EQ(CodeOf(bad), Code::kInvalidArgument) << "an owner twice";
+  bad = good;
+  bad.owners[50].source = bad.owners[50].server;
+  EXPECT_EQ(CodeOf(bad), Code::kInvalidArgument) << "its own source";
+  bad = good;
+  bad.owners[30].source = 5;
+  EXPECT_EQ(CodeOf(bad), Code::kInvalidArgument) << "a source for nobody";
 }
 
 TEST(RouteTable, RefusesContradictions) {

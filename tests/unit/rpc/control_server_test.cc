@@ -47,6 +47,9 @@ class EchoManager final : public ManagerHandler {
     status.frozen = "why";
     status.leader = "a:1";
     status.problem = "etcd";
+    status.replicas = 2;
+    status.shards_moving = 10;
+    status.shards_under_replicated = 11;
     return status;
   }
   Result<NamespaceId> CreateNamespace(const std::string& name) override {
@@ -172,6 +175,9 @@ TEST_F(ControlServerTest, CarriesEveryFieldOfTheManagersCalls) {
   EXPECT_EQ(status->frozen, "why");
   EXPECT_EQ(status->leader, "a:1");
   EXPECT_EQ(status->problem, "etcd");
+  EXPECT_EQ(status->replicas, 2U);
+  EXPECT_EQ(status->shards_moving, 10U);
+  EXPECT_EQ(status->shards_under_replicated, 11U);
   EXPECT_EQ(*stub->CreateNamespace("x", 5s), 65535);
   EXPECT_TRUE(stub->RemoveNode("x", 5s).ok());
   EXPECT_EQ(observed_, 5);

@@ -33,11 +33,14 @@ TEST(MapCodec, ASnapshotSurvivesTheWire) {
 TEST(MapCodec, ReplicasAndSourcesSurviveTheWire) {
   MapContents contents = SampleMap(9, 5)->contents();
   contents.replicas = 3;
-  contents.owners.assign(size_t{limits::kShards} * 3, {2, kNoServer});
+  contents.owners.clear();
+  for (uint32_t i = 0; i < limits::kShards; ++i) {
+    contents.owners.insert(contents.owners.end(), {{2, kNoServer}, {5, kNoServer}, {}});
+  }
   contents.owners[300] = {1, 4};
   const Table table = *RouteTable::Create(contents);
   ExpectSame(*DecodeUpdate(EncodeSnapshot(*table, false))->snapshot, *table);
-  contents.owners[301] = {3, 5};
+  contents.owners[302] = {3, 5};
   contents.version.epoch = 10;
   const Table next = *RouteTable::Create(contents);
   Result<MapUpdate> update = DecodeUpdate(EncodeDiff(next->DiffFrom(*table), false));
