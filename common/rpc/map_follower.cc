@@ -4,12 +4,39 @@
 #include <utility>
 
 namespace simm::rpc {
+namespace {
+
+constexpr size_t kServersToAsk = 3;
+constexpr Duration kLookForManager = std::chrono::seconds(10);  // on average
+
+}  // namespace
 
 Duration WatchBackoff::Next(bool served, Random& random) {
   if (served) longest_ = kMin;
   const auto pause = static_cast<int64_t>(random.Below(static_cast<uint64_t>(longest_.count())));
   if (!served) longest_ = std::min(2 * longest_, kMax);
   return Duration(pause);
+}
+
+std::vector<std::string> WatchCandidates(const std::vector<std::string>& addresses,
+                                         const RouteTable* held, bool ask_servers, Random& random) {
+  std::vector<std::string> candidates = addresses;
+  if (!ask_servers || held == nullptr) return candidates;
+  std::vector<std::string> servers;
+  for (const ServerRecord& server : held->contents().servers) {
+    const bool listed =
+        std::find(addresses.begin(), addresses.end(), server.control_address) != addresses.end();
+    if (server.state == ServerState::kAlive && !listed) servers.push_back(server.control_address);
+  }
+  std::shuffle(servers.begin(), servers.end(), random);
+  servers.resize(std::min(servers.size(), kServersToAsk));
+  candidates.insert(candidates.end(), servers.begin(), servers.end());
+  return candidates;
+}
+
+Duration LookForManagerAfter(Random& random) {
+  const auto half = static_cast<uint64_t>(kLookForManager.count() / 2);
+  return Duration(static_cast<int64_t>(half + random.Below(2 * half)));
 }
 
 std::optional<MapVersion> MapFollower::BeginStream() {

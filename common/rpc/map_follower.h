@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/base/clock.h"
 #include "common/base/random.h"
@@ -26,6 +27,14 @@ class WatchBackoff {
  private:
   Duration longest_ = kMin;
 };
+
+// Whom to ask in one round: the list, then, with `ask_servers`, a few living data servers of the
+// map in hand (may be nullptr) in random order.
+std::vector<std::string> WatchCandidates(const std::vector<std::string>& addresses,
+                                         const RouteTable* held, bool ask_servers, Random& random);
+// How long to stay with a data server before a manager is looked for again: spread, so that ten
+// thousand clients do not come back together.
+Duration LookForManagerAfter(Random& random);
 
 // What the updates of a watch make of the table in hand: diffs applied, a snapshot asked for after
 // a gap, older maps and another cluster's refused. Without stream, clock or thread. One-thread.

@@ -89,18 +89,7 @@ struct MapWatcher::Impl {
   // Whom to ask in this round: the list, then some data servers of the map in hand.
   std::vector<std::string> Candidates() {
     MutexLock lock(mutex);
-    std::vector<std::string> candidates = addresses;
-    if (!options.ask_servers || current == nullptr) return candidates;
-    std::vector<std::string> servers;
-    for (const ServerRecord& server : current->contents().servers) {
-      const bool listed =
-          std::find(addresses.begin(), addresses.end(), server.control_address) != addresses.end();
-      if (server.state == ServerState::kAlive && !listed) servers.push_back(server.control_address);
-    }
-    std::shuffle(servers.begin(), servers.end(), random);
-    servers.resize(std::min(servers.size(), kServersToAsk));
-    candidates.insert(candidates.end(), servers.begin(), servers.end());
-    return candidates;
+    return WatchCandidates(addresses, current.get(), options.ask_servers, random);
   }
 
   void Run() {
@@ -213,9 +202,7 @@ Status MapWatcher::Impl::ServeFrom(const std::string& address) {
     outcome = table.ok() ? Take(*std::move(table), address) : table.status();
     if (!outcome.ok()) break;
     if (!saw_update && !update->from_manager) {
-      const auto half = static_cast<uint64_t>(kLookForManager.count() / 2);
-      deadline = MonotonicClock::Get().Now() +
-                 Duration(static_cast<int64_t>(half + random.Below(2 * half)));
+      deadline = MonotonicClock::Get().Now() + LookForManagerAfter(random);
     } else if (update->from_manager) {
       deadline = kForever;
     }
