@@ -23,6 +23,8 @@ class RowsTest : public ClusterTest {
     manager_ = std::make_unique<ScriptedManager>(replicas);
     bench::EmbeddedOptions options = Options(servers);
     options.manager_address = manager_->address();
+    // What moves does so in batches, the hottest first; behind the first one the pull stands still.
+    options.server_flags.insert(options.server_flags.end(), {"--migration-bandwidth", "1"});
     StartCluster(options);
     ASSERT_NE(client_, nullptr);
     for (ServerId id = 1; id <= servers; ++id) running_.push_back(id);
@@ -41,6 +43,12 @@ class RowsTest : public ClusterTest {
   void PutAll(uint64_t from = 0, uint64_t to = kKeys) {
     for (uint64_t key = from; key < to; ++key)
       ASSERT_EQ(PutOne(*client_, KeyOf(key), ValueOf(key, kBytes)), Code::kOk) << key;
+  }
+  // More than one batch of a pull, hotter than everything else.
+  void PutDecoys() {
+    const auto value = ValueOf(0, 1000);
+    for (size_t i = 0; i < 2 * limits::kMaxKeysPerMessage; ++i)
+      ASSERT_EQ(PutOne(*client_, "decoy-" + std::to_string(i), value), Code::kOk) << i;
   }
   // All keys in one batch; each is there with the right bytes.
   void ExpectAll(const GetOptions& options = {}) {
@@ -91,6 +99,7 @@ TEST_F(SourcesTest, WhatHasNotMovedYetIsReadWhereItIs) {
   Start(2, 1);
   Publish(OnlyA);
   PutAll();
+  PutDecoys();
   Publish(FromAToB);
   ExpectAll();
   EXPECT_EQ(client_->Stats().source_hits, kKeys);
@@ -110,6 +119,33 @@ TEST_F(SourcesTest, WhatHasNotMovedYetIsReadWhereItIs) {
   client_->GetAsync({&item, 1}, {}, [&](std::vector<KeyResult> r) { code.set_value(r[0].code); });
   EXPECT_EQ(code.get_future().get(), Code::kOk);
   EXPECT_TRUE(IsValueOf(3, buffer));
+}
+
+// A key that its owner has removed does not come back from the source, which still has it.
+TEST_F(SourcesTest, WhatTheOwnerHasRemovedStaysRemoved) {
+  Start(2, 1);
+  Publish(OnlyA);
+  PutAll();
+  PutDecoys();
+  Publish(FromAToB);
+  ExpectAll();
+  const uint64_t at_source = client_->Stats().source_hits;
+  EXPECT_EQ(at_source, kKeys);
+  std::vector<std::string> keys;
+  for (uint64_t key = 0; key < kKeys / 2; ++key) keys.push_back(KeyOf(key));
+  const std::vector<std::string_view> views(keys.begin(), keys.end());
+  for (const KeyResult& result : client_->Remove(views))
+    EXPECT_TRUE(result.code == Code::kOk || result.code == Code::kMiss);
+  const std::vector<Code> there = ExistsAll();
+  for (uint64_t key = 0; key < kKeys; ++key)
+    EXPECT_EQ(there[key], key < kKeys / 2 ? Code::kMiss : Code::kOk) << key;
+  std::vector<std::byte> buffer(kBytes);
+  EXPECT_EQ(GetOne(*client_, KeyOf(0), buffer).code, Code::kMiss);
+  EXPECT_EQ(client_->Pin(views)[0].code, Code::kMiss);
+  EXPECT_TRUE(GetsRight(*client_, kKeys - 1)) << "the others are where they were";
+  ASSERT_EQ(PutOne(*client_, KeyOf(0), ValueOf(0, kBytes, 1)), Code::kOk);
+  ASSERT_EQ(GetOne(*client_, KeyOf(0), buffer).code, Code::kOk);
+  EXPECT_TRUE(IsValueOf(0, buffer, 1));
 }
 
 TEST_F(SourcesTest, WhatIsWrittenGoesToTheOwnerAlone) {
