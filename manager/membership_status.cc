@@ -22,7 +22,9 @@ std::map<ServerState, uint32_t> Membership::CountStates(Instant now) const {
 }
 
 std::vector<rpc::NodeStatus> Membership::Nodes(Instant now) const {
-  std::unordered_map<ServerId, uint32_t> shards, coming, leaving;
+  ServerId top = kNoServer;  // ids are small numbers: counted once a second, without hashing
+  for (const ServerRecord& server : state_.map.servers) top = std::max(top, server.id);
+  std::vector<uint32_t> shards(top + 1), coming(top + 1), leaving(top + 1);
   for (const ShardOwner& owner : state_.map.owners) {
     ++shards[owner.server];
     if (owner.source == kNoServer) continue;

@@ -164,6 +164,7 @@ Result<rpc::ClusterStatus> ManagerService::GetStatus() {
   status.manager_version = options_.version;
   status.uptime_ms = static_cast<uint64_t>((now - started_) / std::chrono::milliseconds(1));
   status.watchers = board_.Watchers();
+  status.unix_ms = options_.unix_ms();
   MutexLock lock(mutex_);
   SIMM_RETURN_IF_ERROR(Deciding());
   status.map = membership_->state().map.version;
@@ -176,6 +177,7 @@ Result<rpc::ClusterStatus> ManagerService::GetStatus() {
   status.shards_moving = membership_->shards_moving();
   status.shards_under_replicated = membership_->shards_under_replicated();
   if (!store_error_.ok()) status.problem = store_error_.message();
+  if (options_.add_rates) options_.add_rates(status);
   return status;
 }
 

@@ -27,6 +27,7 @@ constexpr std::array<Row, kMaxCode + 1> kTable = {{
     {"PROTOCOL_ERROR", Reaction::kFallBack},
     {"FAILED_PRECONDITION", Reaction::kGiveUp},
     {"INTERNAL", Reaction::kGiveUp},
+    {"REMOVED", Reaction::kDone},
 }};
 
 }  // namespace

@@ -23,8 +23,12 @@ enum class Code : uint8_t {
   kProtocolError = 13,       // the peer said what the protocol does not allow
   kFailedPrecondition = 14,  // the state of the system forbids it; the message says which
   kInternal = 15,
+  // Not there because it was removed, or replaced, since this owner took the shard over: what the
+  // source of the shard still has of the key does not count. Said only to readers that have asked
+  // to be told (protocol::kTellRemoved); to programs it is kMiss.
+  kRemoved = 16,
 };
-inline constexpr uint8_t kMaxCode = 15;
+inline constexpr uint8_t kMaxCode = 16;
 
 // What a caller does about a code. The one table; see code.cc.
 enum class Reaction : uint8_t {

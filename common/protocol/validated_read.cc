@@ -13,7 +13,14 @@ bool Equal(const Slot& a, const Slot& b) { return std::memcmp(&a, &b, sizeof(Slo
 
 bool InFlux(const Slot& slot) {
   const SlotState state = SlotWord{slot.word}.state();
-  return state == SlotState::kBusy || (state == SlotState::kLive && slot.crc != slot.ComputeCrc());
+  const bool whole = state == SlotState::kLive || state == SlotState::kTombstone;
+  return state == SlotState::kBusy || (whole && slot.crc != slot.ComputeCrc());
+}
+
+// A whole TOMBSTONE of this key: told by fingerprint and namespace, as in IsPlausible.
+bool IsTombstone(const Slot& slot, const Hash128& hash, uint16_t namespace_id) {
+  return SlotWord{slot.word}.state() == SlotState::kTombstone && slot.fingerprint() == hash &&
+         slot.namespace_id == namespace_id && slot.crc == slot.ComputeCrc();
 }
 
 }  // namespace
@@ -35,6 +42,7 @@ BucketLook LookIntoBucket(const Bucket& bucket, const PoolView& pool, const Hash
   for (size_t i = 0; i < kSlotsPerBucket; ++i) {
     const Slot& slot = bucket.slots[i];
     look.in_flux |= InFlux(slot);
+    look.removed |= IsTombstone(slot, hash, namespace_id);
     if (IsPlausible(slot, pool, hash, namespace_id, key_bytes)) {
       look.slot = i;
       return look;
@@ -90,6 +98,7 @@ ValidatedRead::Next ValidatedRead::OnBucket() {
   }
   // A slot in flux may be this key's: not a miss.
   if (look.in_flux) return Retry();
+  if (look.removed) return Done(Code::kRemoved);
   if (scratch_.bucket.header.overflow != 0) {
     state_ = State::kAsk;
     return Next::kAskServer;
@@ -153,7 +162,7 @@ ValidatedRead::Next ValidatedRead::OnLocation(const Location& location) {
   if (location.code != Code::kOk || !Plausible(location.slot) ||
       location.slot_offset % kSlotBytes != 0 ||
       location.slot_offset > pool_.index_bytes - kSlotBytes) {
-    return Done(Code::kMiss);
+    return Done(location.code == Code::kRemoved ? Code::kRemoved : Code::kMiss);
   }
   pinned_ = true;
   return UseSlot(location.slot, location.slot_offset);

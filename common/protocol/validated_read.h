@@ -26,10 +26,11 @@ bool IsPlausible(const Slot& slot, const PoolView& pool, const Hash128& hash, ui
                  size_t key_bytes);
 
 // What a bucket says about a key: the place of its slot, or that a slot is being written, which may
-// be this key's.
+// be this key's, or that there is a whole TOMBSTONE of it and no slot.
 struct BucketLook {
   std::optional<size_t> slot;
   bool in_flux = false;
+  bool removed = false;
 };
 BucketLook LookIntoBucket(const Bucket& bucket, const PoolView& pool, const Hash128& hash,
                           uint16_t namespace_id, size_t key_bytes);
@@ -91,8 +92,9 @@ class ValidatedRead {
   uint64_t head_bytes() const { return ExtentHeadBytes(seen_.key_bytes); }
   uint64_t value_bytes() const { return seen_.value_bytes; }
 
-  // After kDone: kOk, kMiss, kLengthMismatch (value_bytes() says the stored length) or kCorrupt (a
-  // validated slot whose bytes fail the checksum; to be served as a miss and reported).
+  // After kDone: kOk, kMiss, kRemoved (a miss; the key has a TOMBSTONE), kLengthMismatch
+  // (value_bytes() says the stored length) or kCorrupt (a validated slot whose bytes fail the
+  // checksum; to be served as a miss and reported).
   Code result() const { return result_; }
   // After kOk: for the location cache and touches.
   CachedLocation location() const { return {slot_offset_, seen_}; }

@@ -36,6 +36,7 @@ grpc::StatusCode GrpcCodeOf(Code code) {
     case Code::kOk:
       return grpc::StatusCode::OK;
     case Code::kMiss:
+    case Code::kRemoved:
       return grpc::StatusCode::NOT_FOUND;
     case Code::kExists:
       return grpc::StatusCode::ALREADY_EXISTS;
@@ -120,6 +121,17 @@ std::shared_ptr<grpc::Channel> SharedChannel(const std::string& address) {
     cache.order.pop_front();
   }
   return shared;
+}
+
+void ForgetChannel(const std::string& address) {
+  ChannelCache& cache = Cache();
+  std::shared_ptr<grpc::Channel> forgotten;  // ends outside the lock
+  MutexLock lock(cache.mutex);
+  const auto found = cache.channels.find(address);
+  if (found == cache.channels.end()) return;
+  forgotten = std::move(found->second);
+  cache.channels.erase(found);
+  std::erase(cache.order, address);
 }
 
 grpc::Status ToGrpc(const Status& status, const std::string& leader) {

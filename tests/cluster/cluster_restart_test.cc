@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -338,6 +339,93 @@ TEST_F(RestartTest, FlippedBitsInSlotsCostTheirEntriesOnly) {
   ASSERT_TRUE(cluster_->StartServer(0).ok());
   EXPECT_TRUE(WaitUntil([&] { return CountHits(*client_, 0, 300, kSize) == 260; }, 15s));
   EXPECT_THAT(LogOf(0), HasSubstr("40 damaged"));
+}
+
+TEST_F(RestartTest, AnotherSizeIsAColdStartThatSaysWhichItWas) {
+  constexpr size_t kSize = 10'000;
+  bench::EmbeddedOptions options = PoolOptions(1);
+  StartCluster(options);
+  PutKeys(0, 50, kSize);
+  cluster_->server(0)->Signal(SIGTERM);
+  ASSERT_TRUE(WaitUntil([&] { return cluster_->server(0)->Ended().has_value(); }, 20s));
+  const std::string log_path = cluster_->folder() + "/larger.log";
+  const auto larger = bench::ChildProcess::Start(
+      {BinDir() + "/simm-dataserver", "--manager", cluster_->manager_address(), "--name",
+       "server-0", "--memory", std::to_string(192 << 20), "--mean-value", "16384", "--pool",
+       PoolPath(0), "--listen", "127.0.0.1:0", "--data-listen", "127.0.0.1:0", "--http", "off",
+       "--advertise", "127.0.0.1"},
+      log_path);
+  ASSERT_TRUE(larger.ok());
+  const auto log = [&] {
+    std::ifstream in(log_path);
+    std::ostringstream text;
+    text << in.rdbuf();
+    return text.str();
+  };
+  EXPECT_TRUE(
+      WaitUntil([&] { return PutOne(*client_, KeyOf(1), ValueOf(1, kSize)) == Code::kOk; }, 20s))
+      << log();
+  EXPECT_THAT(log(), HasSubstr("it is laid out for another --memory or --mean-value (128"));
+  EXPECT_EQ(CountHits(*client_, 2, 50, kSize), 0u);
+  // The same server to the manager: its place in the map is kept.
+  EXPECT_EQ(Status().nodes.size(), 1u);
+  (*larger)->Signal(SIGTERM);
+  EXPECT_TRUE(WaitUntil([&] { return (*larger)->Ended().has_value(); }, 10s));
+}
+
+// A pool on huge pages: a file system of its own, with as many pages as it needs set aside for the
+// test. Needs root; SIMM_REQUIRE_HUGE_PAGES turns the lack into a failure.
+class HugePageRestartTest : public RestartTest {
+ protected:
+  static constexpr const char* kCount = "/proc/sys/vm/nr_hugepages";
+  static constexpr uint64_t kNeeded = 80;  // of 2 MiB, for a pool of 128 MiB
+
+  void SetUp() override {
+    long before = 0;
+    std::ifstream(kCount) >> before;
+    std::ofstream(kCount) << before + static_cast<long>(kNeeded);
+    long now = 0;
+    std::ifstream(kCount) >> now;
+    pages_before_ = before;
+    mount_ = std::string(std::filesystem::temp_directory_path()) + "/simm-huge-XXXXXX";
+    ASSERT_NE(mkdtemp(mount_.data()), nullptr);
+    mounted_ = mount("none", mount_.c_str(), "hugetlbfs", 0, "pagesize=2M") == 0;
+    if (mounted_ && now >= before + static_cast<long>(kNeeded)) return;
+    const std::string why = "NO HUGE PAGES HERE: " + std::to_string(now - before) + " of " +
+                            std::to_string(kNeeded) + " could be set aside, hugetlbfs " +
+                            (mounted_ ? "is mounted" : "cannot be mounted");
+    if (std::getenv("SIMM_REQUIRE_HUGE_PAGES") != nullptr) FAIL() << why;
+    GTEST_SKIP() << why;
+  }
+  void TearDown() override {
+    client_.reset();
+    cluster_.reset();
+    if (mounted_) umount2(mount_.c_str(), MNT_DETACH);
+    rmdir(mount_.c_str());
+    std::ofstream(kCount) << pages_before_;
+  }
+
+  std::string mount_;
+  bool mounted_ = false;
+  long pages_before_ = 0;
+};
+
+TEST_F(HugePageRestartTest, KilledItComesBackWithItsEntries) {
+  constexpr size_t kSize = 20'000;
+  bench::EmbeddedOptions options = Options(1, 128 << 20);
+  options.pool_folder = mount_;
+  StartCluster(options);
+  PutKeys(0, 400, kSize);
+  for (int kill = 0; kill < 2; ++kill) {
+    cluster_->server(0)->Kill();
+    ASSERT_TRUE(cluster_->StartServer(0).ok());
+    WaitForHit(*client_, 0, kSize, 10s);
+    EXPECT_EQ(CountHits(*client_, 0, 400, kSize), 400u);
+  }
+  EXPECT_THAT(LogOf(0), HasSubstr("warm start of the pool " + mount_ + "/server-0"));
+  PutKeys(400, 500, kSize);
+  EXPECT_EQ(CountHits(*client_, 0, 500, kSize), 500u);
+  EXPECT_EQ(client_->Stats().corrupt, 0u);
 }
 
 TEST_F(RestartTest, AValueIsGoneASecondAfterItsTime) {

@@ -1,11 +1,13 @@
 // RDMA between real processes: too small limits, and what a faulty client can not do.
 
+#include <filesystem>
 #include <fstream>
 #include <numeric>
 
 #include "common/protocol/pool_layout.h"
 #include "common/rpc/dataserver_stub.h"
 #include "tests/rdma/cluster_verbs_fixture.h"
+#include "tests/support/pool_folder.h"
 
 namespace simm {
 namespace {
@@ -50,6 +52,37 @@ TEST_F(VerbsClusterTest, TooLittleLockableMemoryIsAClearRefusalOrTcp) {
   ASSERT_TRUE(lenient.ok());
   EXPECT_TRUE(WaitUntil([&] { return Status().nodes.size() == 2; }, 20s)) << said();
   EXPECT_NE(said().find("ulimit -l"), std::string::npos) << said();
+}
+
+// DESIGN 1.7 over RDMA: the memory outlives the process, its registration does not.
+TEST_F(VerbsClusterTest, KilledAndStartedOnItsPoolItHasItsEntriesAgain) {
+  constexpr size_t kKeys = 200, kSize = 20'000;
+  const PoolFolder folder;
+  bench::EmbeddedOptions options = Far(1);
+  options.pool_folder = std::filesystem::path(folder.pool()).parent_path();
+  StartCluster(options);
+  Prepare(kKeys, kSize);
+  ExpectPut();
+  for (int kill = 0; kill < 2; ++kill) {
+    cluster_->server(0)->Kill();
+    const Stopwatch away;
+    ASSERT_TRUE(cluster_->StartServer(0).ok());
+    ASSERT_TRUE(WaitUntil([&] { return RightOrMiss(GetPrepared()) > 0; }, 20s));
+    std::printf("killed and started: first hit after %lld ms\n",
+                static_cast<long long>(away.Elapsed().count()));
+    // Not by messages over tcp: the reads are one-sided again.
+    EXPECT_TRUE(WaitUntil(
+        [&] {
+          const ClientStats cost = Cost([&] { ExpectAllRight(); });
+          return cost.work_requests >= 2 * kKeys;
+        },
+        20s));
+  }
+  ExpectPut();
+  ExpectAllRight();
+  EXPECT_EQ(client_->Stats().corrupt, 0u);
+  // What the killed servers had granted is free again once this client's lanes are idle.
+  EXPECT_TRUE(WaitUntil([&] { return HeldBytes() == 0; }, 30s)) << HeldBytes();
 }
 
 // A client of its own making, with what the handshake tells everybody.
