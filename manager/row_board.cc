@@ -24,9 +24,10 @@ uint64_t Score(uint32_t shard, ServerId server) {
 }
 
 // Exchanges that are looked at in one run, per place: more would take longer than a few shards too
-// many on a server cost.
+// many on a server cost. Where places are pinned most searches are in vain.
 constexpr size_t kTriesPerPlace = 100;
-constexpr size_t kFreshTries = 4096;
+constexpr size_t kTriesPerPlacePinned = 4;
+constexpr size_t kFreshTries = 1024;
 
 }  // namespace
 
@@ -253,7 +254,8 @@ void RowBoard::AssignFreed() {
     demand.Served(best);
     receivers.Taken(best);
   }
-  tries_left_ = kTriesPerPlace * rows_.size();
+  const bool pins = std::find(pinned_.begin(), pinned_.end(), true) != pinned_.end();
+  tries_left_ = (pins ? kTriesPerPlacePinned : kTriesPerPlace) * rows_.size();
   for (const size_t place : stuck) {
     if (!IsOpen(place)) continue;
     if (!Exchange(place, receivers)) Force(place);

@@ -56,7 +56,9 @@ class RowMove {
           std::span<const ServerId> wanted, uint32_t shard, const Abilities& can)
       : before_(before), wanted_(wanted), shard_(shard), can_(can) {
     for (size_t i = 0; i < before.size(); ++i) {
-      if (sources[i] != kNoServer && can[sources[i]].serves) pending_[i] = sources[i];
+      if (sources[i] == kNoServer) continue;
+      if (can[sources[i]].serves) pending_[i] = sources[i];
+      partial_[i] = true;
     }
     Pair();
   }
@@ -106,12 +108,19 @@ class RowMove {
     if (server == kNoServer) return true;
     if (const size_t i = PlaceBefore(server); i != kNone) {
       const Ability can = can_[server];
-      if (can.pulls && !can.serves && pending_[i] == kNoServer) return false;  // another pool
+      // Its pool is another, or its source is gone.
+      if (can.pulls && pending_[i] == kNoServer && (!can.serves || partial_[i])) return false;
       next = {server, can.pulls ? pending_[i] : kNoServer};
       return true;
     }
     const size_t i = leaver_[k];
     if (i == kNone || !can_[before_[i].server].serves) return false;
+    const bool orphan = partial_[i] && pending_[i] == kNoServer;
+    if (orphan && WholeOwner(server) != kNoServer) return false;
+    if (const ServerId other = orphan ? OtherSource(before_[i].server) : kNoServer) {
+      next = {before_[i].server, other};
+      return true;
+    }
     if (pending_[i] != kNoServer && pending_[i] != server) {
       next = {before_[i].server, pending_[i]};  // first things first
     } else {
@@ -126,7 +135,7 @@ class RowMove {
       for (size_t n = 0; n < before_.size(); ++n) {
         const size_t i = (n + shard_) % before_.size();  // not all from the same one
         const ServerId owner = before_[i].server;
-        if (owner == server || pending_[i] != kNoServer || Leaves(i) == stays) continue;
+        if (owner == server || partial_[i] || Leaves(i) == stays) continue;
         if (can_[owner].serves) return owner;
       }
     }
@@ -140,13 +149,20 @@ class RowMove {
     if (const size_t i = leaver_[k]; i != kNone && pending_[i] != kNoServer) {
       return {server, pending_[i] == server ? kNoServer : pending_[i]};
     }
+    // Who comes new would miss what the half-filled ones were given since; who was there was given
+    // it too, and must not be dropped.
     for (const ShardOwner& other : next) {
-      if (other.source != kNoServer && PlaceBefore(other.server) != kNone) return {};
+      if (!Comes(k) || other.source == kNoServer) continue;
+      if (PlaceBefore(other.server) != kNone) return {};
     }
+    return {server, OtherSource(server)};
+  }
+  // A source that is needed anyway and has what `server` lacks.
+  ServerId OtherSource(ServerId server) const {
     for (size_t i = 0; i < before_.size(); ++i) {
-      if (pending_[i] != kNoServer && pending_[i] != server) return {server, pending_[i]};
+      if (pending_[i] != kNoServer && pending_[i] != server) return pending_[i];
     }
-    return {server, kNoServer};
+    return kNoServer;
   }
 
   const std::span<const ShardOwner> before_;
@@ -154,6 +170,7 @@ class RowMove {
   const uint32_t shard_;
   const Abilities& can_;
   std::array<ServerId, limits::kMaxReplicas> pending_{};  // sources that are needed and there
+  std::array<bool, limits::kMaxReplicas> partial_{};      // has not pulled all, source there or not
   std::array<size_t, limits::kMaxReplicas> leaver_{};     // by place of `wanted`
 };
 

@@ -19,7 +19,7 @@ namespace simm::manager {
 // Where the old owner is gone, another owner of the row that has everything is the source (a lost
 // replica is made anew), else the source that the old one had not pulled from yet. If all other
 // owners are still pulling themselves the place stays empty until one of them is done. An owner
-// that is there with another pool is filled likewise.
+// that is there with another pool, or whose source is gone too early, is filled likewise.
 //
 //  * `before`: rows of the last map; `servers_before`, `servers`: its servers and the next ones
 //  * `owners`: whom the placement wants as owners next; the rows may be longer or shorter than
