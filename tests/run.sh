@@ -21,11 +21,14 @@ tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
 python      | 8  | pip install ./client/python, then its tests on a cluster of real processes
 rdma        | 10 | Soft-RoCE in a virtual machine: the contract, real processes, beside perftest
 fuzz        | 6  | each libFuzzer target for 20 s from its seed corpus
-deploy      | 6  | Helm chart, manifests, alerts and dashboards in a live Prometheus, units, sizes
+browser     | 4  | the status page in Chromium: every state, light, dark, phone; a real cluster
+deploy      | 6  | Helm chart, manifests, alerts in a live Prometheus, units, install, sizes, faults
+package     | 4  | the Debian packages, installed by apt in a root of debootstrap, and started
 '
 # These run only when they are named.
 named_lanes='
 images      | 30 | deploy/Dockerfile built by buildah on a base of debootstrap, its programs started
+upgrade     | 20 | the previous version built beside this one; mixed clusters, a rolling upgrade
 '
 jobs="$(nproc)"
 # A clone elsewhere on the same machine finds what an earlier one has compiled.
@@ -195,10 +198,59 @@ deploy_venv() {
 
 lane_deploy() {
   configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
-  cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench
+  cmake --build build -j "$jobs" --target simm simm-manager simm-dataserver simmctl simm-bench
   deploy_venv
   SIMM_BIN_DIR="$PWD/build/bin" SIMM_HELM="$PWD/build-deploy/$helm_release/helm" \
-    build-deploy/venv/bin/pytest -v --durations=5 tests/deploy --ignore tests/deploy/images
+    build-deploy/venv/bin/pytest -v --durations=5 tests/deploy \
+    --ignore tests/deploy/images --ignore tests/deploy/package --ignore tests/deploy/upgrade
+}
+
+# N-1 is the commit that tests/deploy/upgrade/previous_commit names: a release sets it anew.
+lane_upgrade() {
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench
+  local commit previous=build-upgrade/previous
+  commit="$(cat tests/deploy/upgrade/previous_commit)"
+  if ! git cat-file -e "$commit^{commit}"; then
+    echo "WARNING: NOT TESTED: this clone has no commit $commit; git fetch --unshallow brings it"
+    return "${SIMM_REQUIRE_UPGRADE:-0}"
+  fi
+  if [[ "$(cat "$previous/commit" 2>/dev/null)" != "$commit" ]]; then
+    rm -rf "$previous"
+    mkdir -p "$previous"
+    git archive "$commit" | tar -x -C "$previous"
+    echo "$commit" >"$previous/commit"
+  fi
+  (
+    cd "$previous"
+    export CCACHE_BASEDIR="$PWD"
+    configure build -DSIMM_TESTS=OFF -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+    cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench
+  )
+  /usr/bin/python3 -m venv build-upgrade/venv
+  build-upgrade/venv/bin/pip install --quiet --disable-pip-version-check pytest
+  SIMM_BIN_DIR="$PWD/build/bin" SIMM_PREVIOUS_BIN_DIR="$PWD/$previous/build/bin" \
+    build-upgrade/venv/bin/pytest -v --durations=5 tests/deploy/upgrade
+}
+
+lane_package() {
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs" --target simm simm-manager simm-dataserver simmctl simm-bench
+  /usr/bin/python3 -m venv build-package/venv
+  build-package/venv/bin/pip install --quiet --disable-pip-version-check pytest
+  SIMM_BIN_DIR="$PWD/build/bin" build-package/venv/bin/pytest -v --durations=5 \
+    tests/deploy/package
+}
+
+lane_browser() {
+  configure build -DSIMM_TESTS=ON -DSIMM_BENCH=ON -DSIMM_WITH_GRPC=ON
+  cmake --build build -j "$jobs" --target simm-manager simm-dataserver simmctl simm-bench \
+    staged_page
+  /usr/bin/python3 -m venv build-browser/venv
+  build-browser/venv/bin/pip install --quiet --disable-pip-version-check pytest
+  # The screenshots of each state stay there, to be looked at.
+  SIMM_BIN_DIR="$PWD/build/bin" SIMM_SCREENSHOTS="$PWD/build/screenshots" \
+    build-browser/venv/bin/pytest -v --durations=5 tests/browser
 }
 
 lane_images() {
@@ -310,7 +362,7 @@ install_packages() {
     if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags+=(--clang); fi
     if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
     case "$lane" in python | sglang | rdma | survive) flags+=(--python) ;; esac
-    case "$lane" in etcd | deploy | images | survive) flags+=("--$lane") ;; esac
+    case "$lane" in etcd | deploy | images | package | survive | browser) flags+=("--$lane") ;; esac
   done
   deploy/install_packages.sh "${flags[@]}"
 }
