@@ -14,13 +14,13 @@ from cluster import PACE
 from history import READS, Event
 
 # A map is taken for settled this long after it was seen so, since clients learn of it later.
-SETTLE = 1.0
+SETTLE = 1.0 * PACE
 # A sample may be older than what it shows by this much.
-SAMPLE = 0.5
+SAMPLE = 0.5 * PACE
 # After a server is well again, its clients' breakers and connections heal (DESIGN 10).
 HEAL = 1.0 * PACE
 # Calls further apart than this leave a time in which nobody asked.
-IDLE = 0.05
+IDLE = 0.05 * PACE
 # Every call ends by its deadline and this (DESIGN 1.5).
 GRACE = 0.05
 
