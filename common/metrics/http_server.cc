@@ -141,6 +141,7 @@ class HttpServer::State {
       const HttpReply reply = Answer(request);
       response.status = reply.status;
       response.set_content(reply.body, reply.content_type);
+      for (const auto& [name, value] : reply.headers) response.set_header(name, value);
     });
   }
 
