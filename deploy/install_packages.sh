@@ -4,8 +4,7 @@
 # of the Python package and its tests, with --etcd that of the tests with several managers, with
 # --deploy those of the tests of deploy/, with --images those that build the container images in a
 # test, with --package those that make the Debian packages and install them in a test, with
-# --survive those of the tests with hosts of network namespaces, with --browser those of the status
-# page's.
+# --survive those of the tests with hosts of network namespaces, with --browser the status page's.
 set -euo pipefail
 
 usage="Usage: $0 [--clang] [--rdma] [--python] [--etcd] [--deploy] [--images] [--package]
