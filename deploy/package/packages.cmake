@@ -31,7 +31,7 @@ foreach(part manager dataserver)
   string(TOUPPER ${part} PART)
   set(CPACK_DEBIAN_${PART}_PACKAGE_CONTROL_EXTRA ${scripts}/${part}/postinst
       ${scripts}/${part}/prerm ${scripts}/${part}/postrm ${scripts}/${part}/conffiles)
-  set(CPACK_DEBIAN_${PART}_PACKAGE_DEPENDS "simm-common (= ${PROJECT_VERSION})")
+  set(CPACK_DEBIAN_${PART}_PACKAGE_DEPENDS "simm-common (>= ${PROJECT_VERSION})")
 endforeach()
 configure_file(common.postinst ${scripts}/common/postinst COPYONLY)
 set(CPACK_DEBIAN_COMMON_PACKAGE_CONTROL_EXTRA ${scripts}/common/postinst)
