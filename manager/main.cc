@@ -37,6 +37,7 @@ struct Settings {
   std::chrono::milliseconds suspect = limits::kSuspectAfter;
   std::chrono::milliseconds dead = limits::kDeadAfter;
   bool new_cluster = false;
+  uint32_t replicas = 0;
   std::vector<std::string> etcd;
   std::string etcd_prefix = "/simm";
   std::chrono::milliseconds lease = 5s;
@@ -55,6 +56,9 @@ config::ConfigSpec SpecOf(Settings& settings) {
   spec.String("state", &settings.state, "directory of the durable state; unused with --etcd");
   spec.Bool("new-cluster", &settings.new_cluster,
             "without a state: begin at once, do not wait for maps that data servers hold");
+  spec.Integer<uint32_t>("replicas", &settings.replicas, 0, limits::kMaxReplicas,
+                         "owners of each shard, in different zones if there are enough; may be "
+                         "changed at a restart; 0: as the state says, 1 in a new cluster");
   spec.Names("etcd", &settings.etcd,
              "endpoints of etcd, http://HOST:PORT, for several managers that elect a leader");
   spec.String("etcd-prefix", &settings.etcd_prefix,
@@ -75,20 +79,26 @@ config::ConfigSpec SpecOf(Settings& settings) {
               "file to write with the bound addresses once serving");
   spec.Check([&settings] {
     if (settings.lease % 1s != 0ms) {
-      return Status(Code::kInvalidArgument, "--lease-ms must be whole seconds");
+      return Status(Code::kInvalidArgument, "--lease-ms must be whole seconds, such as 5000, not " +
+                                                std::to_string(settings.lease.count()));
     }
     if (settings.etcd_prefix.empty() || settings.etcd_prefix[0] != '/') {
-      return Status(Code::kInvalidArgument, "--etcd-prefix must begin with /");
+      return Status(Code::kInvalidArgument, "--etcd-prefix '" + settings.etcd_prefix +
+                                                "' must begin with /, such as /simm");
     }
     if (settings.etcd.empty()) return Status::Ok();
-    return rpc::EtcdStub::Create(settings.etcd).status();
+    const Status etcd = rpc::EtcdStub::Create(settings.etcd).status();
+    return etcd.ok() ? etcd : Status(etcd.code(), "--etcd: " + etcd.message());
   });
   spec.Check([&settings] {
     if (settings.heartbeat * 2 <= settings.suspect && settings.suspect < settings.dead) {
       return Status::Ok();
     }
-    return Status(Code::kInvalidArgument,
-                  "--suspect-ms must be at least twice --heartbeat-ms, and less than --dead-ms");
+    const auto text = [](std::chrono::milliseconds ms) { return std::to_string(ms.count()); };
+    return Status(Code::kInvalidArgument, "--suspect-ms " + text(settings.suspect) +
+                                              " must be at least twice --heartbeat-ms " +
+                                              text(settings.heartbeat) +
+                                              ", and less than --dead-ms " + text(settings.dead));
   });
   return spec;
 }
@@ -115,7 +125,7 @@ struct Role {
 Status Open(const Settings& settings, const ClusterHistory& history, rpc::MapBoard& board,
             metrics::Registry& registry, Role& role) {
   ManagerService::Options options;
-  options.membership = {settings.heartbeat, settings.suspect, settings.dead};
+  options.membership = {settings.heartbeat, settings.suspect, settings.dead, settings.replicas};
   options.version = kVersion;
   options.new_cluster = settings.new_cluster;
   options.add_rates = [&history](rpc::ClusterStatus& status) { history.FillRates(status); };

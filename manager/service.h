@@ -17,6 +17,7 @@
 #include "manager/adoption.h"
 #include "manager/event_log.h"
 #include "manager/membership.h"
+#include "manager/servers_first.h"
 #include "manager/store/store.h"
 
 namespace simm::manager {
@@ -95,7 +96,6 @@ class ManagerService final : public rpc::ManagerHandler {
   void BeginIfLearned();
   Status Begin(DurableState state, rpc::EventKind how);
   Status Save(const DurableState& state);
-  void PublishToServers(std::shared_ptr<const RouteTable> table, Instant now) SIMM_REQUIRES(mutex_);
   void PublishToClientsIfDue(Instant now) SIMM_REQUIRES(mutex_);
   void SetStoreError(const Status& status) SIMM_REQUIRES(mutex_);
   void AddEvent(rpc::EventKind kind, const std::string& server, std::string text)
@@ -124,11 +124,11 @@ class ManagerService final : public rpc::ManagerHandler {
   Adoption adoption_ SIMM_GUARDED_BY(mutex_);
   EventLog events_ SIMM_GUARDED_BY(mutex_);
   std::string frozen_ SIMM_GUARDED_BY(mutex_);
+  uint32_t replicas_ SIMM_GUARDED_BY(mutex_) = 1;           // of the map that was published last
   std::set<std::string> draining_ SIMM_GUARDED_BY(mutex_);  // not empty yet, for the events
   std::deque<Change*> waiting_ SIMM_GUARDED_BY(mutex_);
   Status store_error_ SIMM_GUARDED_BY(mutex_);
-  std::shared_ptr<const RouteTable> for_clients_ SIMM_GUARDED_BY(mutex_);  // null: none held back
-  Instant clients_at_ SIMM_GUARDED_BY(mutex_) = kForever;
+  ServersFirst publication_ SIMM_GUARDED_BY(mutex_);
   bool stopping_ SIMM_GUARDED_BY(mutex_) = false;
 
   Mutex join_mutex_;

@@ -64,6 +64,14 @@ inline constexpr size_t kMaxUnreadReplies = 256;  // of one connection, beyond w
 inline constexpr auto kStalledPeer = 10s;         // no byte moved within a frame or an answer
 inline constexpr auto kDataTick = 250ms;          // how often the data port looks at its clocks
 
+// Migration.
+inline constexpr size_t kMaxListings = 256;           // under way at a source
+inline constexpr size_t kPullThreads = 4;             // sources that are pulled from at once
+inline constexpr uint64_t kPullBatchBytes = 8 << 20;  // fetched with one request, or one value
+inline constexpr auto kPullStalled = 5s;              // no byte of an answer: the source is left
+inline constexpr auto kPullRetryMin = 50ms;
+inline constexpr auto kPullRetryMax = 2s;
+
 // Leases, lanes and pins of a data server's one-sided peers.
 inline constexpr uint32_t kMaxLeaseExtents = 1024;  // of one LEASE
 inline constexpr size_t kMaxLeasesPerLane = 256;

@@ -23,6 +23,9 @@ Result<HandshakeReply> Handshake(const std::string& address, const HandshakeRequ
   SetDeadline(context, timeout);
   v1::HandshakeReply reply;
   const grpc::Status status = stub.value()->Handshake(&context, ToProto(request), &reply);
+  // Who shakes hands paces himself. The channel's own pause would go on failing calls to a server
+  // that is back.
+  if (status.error_code() == grpc::StatusCode::UNAVAILABLE) ForgetChannel(address);
   if (!status.ok()) return FromGrpc(status, address);
   return FromProto(reply);
 }
