@@ -152,13 +152,23 @@ nlohmann::json ToJson(Phase& phase, uint64_t value_bytes) {
 
 void PrintPhase(const char* name, Phase& phase, uint64_t value_bytes) {
   const double rate = static_cast<double>(phase.keys) / phase.seconds;
-  std::printf("%s  %s (%s keys), a call p50 %.2f ms, p99 %.2f ms", name,
+  std::printf("%s  %s (%s keys/s), a call p50 %.2f ms, p99 %.2f ms", name,
               FormatByteRate(rate * static_cast<double>(value_bytes)).c_str(),
-              FormatRate(rate).c_str(), phase.Percentile(0.5), phase.Percentile(0.99));
+              WithCommas(static_cast<uint64_t>(rate)).c_str(), phase.Percentile(0.5),
+              phase.Percentile(0.99));
   if (phase.misses != 0) std::printf(", %s misses", WithCommas(phase.misses).c_str());
   if (phase.failed != 0) std::printf(", %s FAILED", WithCommas(phase.failed).c_str());
   if (phase.wrong != 0) std::printf(", %s WRONG", WithCommas(phase.wrong).c_str());
   std::printf("\n");
+}
+
+// Bytes of values that fit beside what is there: at most a quarter of the cluster.
+uint64_t RoomFor(const Session& session) {
+  std::unique_ptr<Admin> admin;
+  if (session.OpenAdmin(&admin) != kDone) return kMaxBytes;
+  const Result<rpc::ClusterStatus> status = admin->GetStatus(session.timeout());
+  if (!status.ok()) return kMaxBytes;
+  return std::min(kMaxBytes, SumOf(*status).stats.data_bytes / 4);
 }
 
 int Run(const Session& session, const Arguments& arguments) {
@@ -167,8 +177,8 @@ int Run(const Session& session, const Arguments& arguments) {
   options.transport = arguments.transport;
   std::unique_ptr<Client> client;
   if (const int code = session.ConnectWith(options, &client); code != kDone) return code;
-  const size_t keys = std::clamp<uint64_t>(kMaxBytes / arguments.value_bytes / arguments.threads,
-                                           arguments.batch, 65536);
+  const size_t keys = std::clamp<uint64_t>(
+      RoomFor(session) / arguments.value_bytes / arguments.threads, arguments.batch, 65536);
   std::vector<Caller> callers;
   for (size_t i = 0; i < arguments.threads; ++i) callers.emplace_back(*client, arguments, i, keys);
   Phase puts = RunAll(callers, true);

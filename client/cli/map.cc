@@ -18,12 +18,19 @@ int Show(const Session& session, const std::string& text) {
                        {"shard", location.shard},
                        {"server", location.server},
                        {"address", location.address},
+                       {"replicas", location.replicas},
+                       {"source", location.source},
+                       {"epoch", location.epoch},
                        {"hash", location.hash}});
   } else {
     std::printf("key     %s\nhash    %s\nshard   %u\n", session.ShowKey(key).c_str(),
                 location.hash.c_str(), location.shard);
     if (!location.server.empty()) {
       std::printf("server  %s at %s\n", location.server.c_str(), location.address.c_str());
+    }
+    for (const std::string& name : location.replicas) std::printf("replica %s\n", name.c_str());
+    if (!location.source.empty()) {
+      std::printf("source  %s: the shard is on its way from there\n", location.source.c_str());
     }
   }
   if (!location.server.empty()) return kDone;
