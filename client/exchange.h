@@ -47,7 +47,10 @@ struct CallShape {
   bool replace = false;
   uint32_t ttl_ms = 0;
   Verify verify = Verify::kAlways;
-  bool server_mute = false;  // it answers no messages now: what would have to be asked is a miss
+  uint32_t write_quorum = 1;  // put: owners that must have taken the value
+  bool tell_removed = false;  // read: kRemoved is told apart from kMiss
+  ServerId only = kNoServer;  // not the owner: this server is asked
+  bool server_mute = false;   // it answers no messages now: what would have to be asked is a miss
   NamespaceId namespace_id = 0;
   protocol::MapStamp map;
 };

@@ -34,6 +34,9 @@ ClientStats StatsCounters::Snapshot() const {
   s.lease_hits = lease_hits.load();
   s.resolves = resolves.load();
   s.pins = pins.load();
+  s.source_hits = source_hits.load();
+  s.replica_hits = replica_hits.load();
+  s.partial_puts = partial_puts.load();
   return s;
 }
 

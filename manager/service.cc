@@ -96,6 +96,7 @@ Status ManagerService::Begin(DurableState state, EventKind how) {
       draining_.insert(node.record.name);
     }
   }
+  replicas_ = (*table)->replicas();
   AddEvent(how, "", ToString((*table)->version()));
   board_.Publish(*std::move(table));
   return Status::Ok();
@@ -224,6 +225,11 @@ void ManagerService::Publish(Membership::Draft draft, std::shared_ptr<const Rout
   }
   SIMM_LOG_INFO("published {}", ToString(table->version()));
   AddEvent(EventKind::kEpoch, "", "epoch " + std::to_string(table->version().epoch));
+  if (table->replicas() != replicas_) {
+    SIMM_LOG_WARN("shards have {} owners from now on, not {}: see simmctl status",
+                  table->replicas(), replicas_);
+    replicas_ = table->replicas();
+  }
   publication_.Publish(std::move(table), clock_.Now());
   PublishToClientsIfDue(clock_.Now());
   for (auto it = draining_.begin(); it != draining_.end();) {

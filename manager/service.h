@@ -41,6 +41,8 @@ class ManagerService final : public rpc::ManagerHandler {
     bool new_cluster = false;  // an empty store means a new cluster: wait for nobody's map
     // Wall clock of the events, in milliseconds since 1970; empty: the system's.
     std::function<uint64_t()> unix_ms;
+    // Fills in how much is going on (ClusterHistory); may be empty.
+    std::function<void(rpc::ClusterStatus&)> add_rates;
   };
 
   // Loads the state and publishes its map, or begins to learn one; starts the committer. The
@@ -122,6 +124,7 @@ class ManagerService final : public rpc::ManagerHandler {
   Adoption adoption_ SIMM_GUARDED_BY(mutex_);
   EventLog events_ SIMM_GUARDED_BY(mutex_);
   std::string frozen_ SIMM_GUARDED_BY(mutex_);
+  uint32_t replicas_ SIMM_GUARDED_BY(mutex_) = 1;           // of the map that was published last
   std::set<std::string> draining_ SIMM_GUARDED_BY(mutex_);  // not empty yet, for the events
   std::deque<Change*> waiting_ SIMM_GUARDED_BY(mutex_);
   Status store_error_ SIMM_GUARDED_BY(mutex_);
