@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/rpc/map_codec.h"
+#include "tests/sim/map_bytes.h"
 #include "tests/sim/scale_parts.h"
 
 namespace simm::sim {
@@ -18,15 +19,6 @@ constexpr Duration kWindow = 100ms;
 constexpr double kBytesPerNano = 1.25;  // 10 Gb/s
 constexpr Duration kRefused = 1ms;      // a host that is up says so
 constexpr Duration kNoAnswer = 2s;      // until a watcher gives a silent address up
-
-std::string BytesOf(const grpc::ByteBuffer& buffer) {
-  std::vector<grpc::Slice> slices;
-  std::string text;
-  EXPECT_TRUE(buffer.Dump(&slices).ok());
-  for (const grpc::Slice& slice : slices)
-    text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  return text;
-}
 
 }  // namespace
 
