@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "client/async_driver.h"
+#include "client/call_trace.h"
 #include "client/engine.h"
 #include "client/exchange.h"
 #include "common/base/clock.h"
@@ -31,6 +32,8 @@ class Call {
   void AddWaits(StepWaits* waits);
   void Cancel();
 
+  const CallTrace& trace() const { return trace_; }
+
  private:
   // One server's share of a round.
   struct Part {
@@ -45,6 +48,7 @@ class Call {
     bool mute = false;     // the server answers no messages now
     bool refused = false;  // its lane took no work at all: it had died while idle
     int attempts = 0;
+    Instant waits_since;  // for a lane
     Instant began;
     uint64_t moved_bytes = 0;  // in and out, as last looked at
     Instant last_moved;
@@ -70,6 +74,7 @@ class Call {
   bool WritesOn(const Part& part) const;
   bool IsSilent(const Part& part) const;
   void GiveUpLate(Part& part);
+  void Trace(const Part& part);
   void ScrubCorrupt(const Part& part);
   void PlanNextRound();
   bool MapHasCome() const;
@@ -97,6 +102,8 @@ class Call {
   bool wrong_owner_seen_ = false;
   protocol::MapStamp newest_seen_;
   uint32_t rounds_ = 0;
+  CallTrace trace_;
+  Instant pauses_since_;
 };
 
 }  // namespace simm::client

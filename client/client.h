@@ -104,6 +104,8 @@ struct ClientStats {
   uint64_t lease_hits = 0;          // keys put by one-sided writes into extents that were at hand
   uint64_t resolves = 0;            // puts asked about after their lane broke
   uint64_t pins = 0;                // keys
+
+  void Add(const ClientStats& other);  // field by field
 };
 
 // Where a key lives.
@@ -201,6 +203,8 @@ class Client {
   KeyLocation Locate(std::string_view key) const;
   std::vector<ServerHealth> Servers() const;
   ClientStats Stats() const;
+  // Where this process shows its metrics, HOST:PORT; empty: nowhere (see ClientOptions).
+  std::string MetricsAddress() const;
 
  private:
   class State;

@@ -11,6 +11,7 @@
 #include "client/bounce_pool.h"
 #include "client/client.h"
 #include "client/memory_registry.h"
+#include "client/op_metrics.h"
 #include "client/peer.h"
 #include "client/stats.h"
 #include "client/task_pool.h"
@@ -40,12 +41,16 @@ class Engine {
   // The peer for this record; one that stands for an earlier start of that server is retired.
   std::shared_ptr<Peer> PeerFor(const ServerRecord& record);
   std::vector<ServerHealth> Servers() const;
+  std::vector<std::shared_ptr<Peer>> Peers() const;
 
   // Asks the key's owner, in the background, to check the stored bytes and drop them if they are
   // damaged.
   void Scrub(const std::string& key, const Hash128& hash, NamespaceId namespace_id);
 
   StatsCounters& stats() { return stats_; }
+  OpMetrics& ops() { return ops_; }
+  // What data servers know this process by.
+  const std::string& client_name() const { return client_name_; }
   TaskPool& tasks() { return tasks_; }
   MemoryRegistry& memory() { return *memory_; }
   AsyncDriver& async() { return async_; }
@@ -59,6 +64,7 @@ class Engine {
 
   const ClientOptions options_;
   StatsCounters stats_;
+  OpMetrics ops_;
   TaskPool connects_;
   TaskPool tasks_;
   std::atomic<int> scrubs_{0};

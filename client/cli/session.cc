@@ -42,6 +42,7 @@ int Session::Connect(std::unique_ptr<Client>* client) const {
     return kUsage;
   }
   ClientOptions options;
+  options.metrics_listen = "off";  // gone before anybody scrapes it
   options.addresses = std::move(*addresses);
   options.name_space = name_space;
   options.connect_timeout = timeout();
