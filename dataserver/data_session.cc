@@ -183,8 +183,20 @@ void DataSession::OnMessageEnd(uint64_t, std::optional<uint64_t> trailer) {
                                                      " is not served over this transport"));
   }
   if (const auto op = OpOf(type))
-    context_.metrics.ObserveRequest(*op, context_.clock.Now() - received_);
+    Observe(*op, type == protocol::MessageType::kPut ? 1 : keys_.keys.size());
   type_.reset();
+}
+
+// What the client's line about a slow call names, session and request, is named here too.
+void DataSession::Observe(DataOp op, size_t keys) {
+  const Duration took = context_.clock.Now() - received_;
+  context_.metrics.ObserveRequest(op, took);
+  if (context_.slow_op <= Duration::zero() || took < context_.slow_op) return;
+  SIMM_LOG_WARN(
+      "slow {}: {:.1f} ms for {} keys over {}, from its last byte in to its last byte "
+      "out; {}, session {:016x}, request {}",
+      DataOpName(op), ToSeconds(took) * 1e3, keys, DataRoadName(road_), connection_->PeerName(),
+      session_, request_id_);
 }
 
 void DataSession::OnClosed(const Status& why) {
@@ -408,7 +420,7 @@ void DataSession::PumpGet() {
   }
   if (next_key_ < keys_.keys.size() || !window_.empty() || connection_->closed()) return;
   TouchInReverse(get_codes_);
-  context_.metrics.ObserveRequest(DataOp::kGet, context_.clock.Now() - received_);
+  Observe(DataOp::kGet, keys_.keys.size());
   streaming_ = false;
   type_.reset();
   Pace();

@@ -23,6 +23,8 @@ class Registrar {
     std::function<rpc::ServerStats()> stats;
     MapHolder* map = nullptr;
     std::atomic<ServerId>* self = nullptr;  // set at each registration
+    // Told of each heartbeat: how long the call took, and whether it was answered. May be empty.
+    std::function<void(Duration took, bool answered)> on_heartbeat = {};
   };
   Registrar(std::unique_ptr<rpc::ManagerStub> manager, Options options);
   ~Registrar();  // Stop

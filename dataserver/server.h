@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -47,6 +48,8 @@ class Server final : public rpc::DataServerHandler {
   explicit Server(ServerOptions options);
   Status Open();
   Status OpenPorts();
+  // Counts the heartbeats.
+  std::function<void(Duration took, bool answered)> HeartbeatMeter();
   void OnTable(std::shared_ptr<const RouteTable> table);
   void EvictLoop();
   void SweepLoop();
