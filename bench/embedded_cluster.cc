@@ -86,6 +86,10 @@ EmbeddedCluster::~EmbeddedCluster() {
 }
 
 Status EmbeddedCluster::StartManager() {
+  if (!options_.manager_address.empty()) {
+    manager_.ready.listen = options_.manager_address;
+    return Status::Ok();
+  }
   std::vector<std::string> argv = {options_.bin_dir + "/simm-manager",
                                    "--listen",
                                    OrAnyPort(manager_.ready.listen),

@@ -18,6 +18,8 @@ struct EmbeddedOptions {
   uint64_t mean_value_bytes = 16 << 10;
   // A manager that finds no state begins a new cluster at its first start only; here: at each.
   bool always_new_cluster = false;
+  // Not empty: no manager is started; that of this address is the caller's.
+  std::string manager_address;
   std::vector<std::string> manager_flags;  // added to the command lines
   std::vector<std::string> server_flags;
   // Not empty: each data server has its pool in files of this folder, FOLDER/server-<index>.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/base/status.h"
+#include "common/rpc/cluster_health.h"
 #include "common/rpc/control_types.h"
 
 namespace simm {
@@ -26,6 +27,17 @@ class Admin {
   // The newest `newest` (0: all that are kept) events with a number above `after`, ascending.
   Result<std::vector<rpc::Event>> ListEvents(uint64_t after, uint32_t newest,
                                              std::chrono::milliseconds timeout) const;
+
+  // What the manager that answers, or the program at a control address, says of itself.
+  // kFailedPrecondition: it is older and does not know the question.
+  Result<rpc::NodeDescription> Describe(std::chrono::milliseconds timeout) const;
+  static Result<rpc::NodeDescription> DescribeAt(const std::string& address,
+                                                 std::chrono::milliseconds timeout);
+  // Some of the keys of one data server; `node` as GetStatus has named it. kMiss: no such
+  // namespace.
+  static Result<rpc::SampleKeysReply> SampleKeys(const rpc::NodeStatus& node,
+                                                 const rpc::SampleKeysRequest& request,
+                                                 std::chrono::milliseconds timeout);
 
  private:
   std::vector<std::string> managers_;

@@ -31,8 +31,10 @@ Batch::Batch(const BatchContext& context, MessageType type, size_t keys,
 Batch::Batch(const BatchContext& context, std::span<const PutItem> puts, const PutOptions& options)
     : Batch(context, MessageType::kPut, puts.size(), options.deadline) {
   refused_ |= options.ttl.count() < 0 || options.ttl.count() > int64_t{UINT32_MAX};
+  refused_ |= options.write_quorum == 0 || options.write_quorum > limits::kMaxReplicas;
   if (refused_) return;
   shape_.replace = options.replace;
+  shape_.write_quorum = options.write_quorum;
   shape_.ttl_ms = static_cast<uint32_t>(options.ttl.count());
   for (size_t i = 0; i < puts.size(); ++i) {
     CallItem& item = Prepare(i, puts[i].key);

@@ -21,7 +21,12 @@ constexpr uint32_t kMaxCorruptRounds = 2;
 }  // namespace
 
 Call::Call(Engine& engine, CallShape shape, std::span<CallItem> items, Instant deadline)
-    : engine_(engine), shape_(std::move(shape)), items_(items), deadline_(deadline) {}
+    : engine_(engine),
+      shape_(std::move(shape)),
+      items_(items),
+      deadline_(deadline),
+      began_(Now()),
+      plans_(shape_, items_, engine.stats()) {}
 
 Call::~Call() = default;
 
@@ -42,6 +47,7 @@ bool Call::Step() {
       for (const auto& part : parts_) ScrubCorrupt(*part);
       parts_.clear();
       phase_ = Phase::kBetweenRounds;
+      if (!plans_.empty()) plans_.Settle();
       if (!AllDone()) PlanNextRound();
     } else if (Now() >= deadline_ || AllDone()) {
       Conclude();
@@ -63,7 +69,8 @@ void Call::Cancel() {
 
 void Call::BeginRound() {
   ++rounds_;
-  if (shape_.timed && rounds_ > 1) trace_.pauses += Now() - pauses_since_;
+  round_began_ = Now();
+  if (shape_.timed && rounds_ > 1) trace_.pauses += round_began_ - pauses_since_;
   trace_.rounds = rounds_;
   const auto table = engine_.Map();
   shape_.map = {table->version().term, table->version().epoch};
@@ -76,41 +83,41 @@ void Call::BeginRound() {
 }
 
 void Call::BuildParts(const RouteTable& table) {
-  std::vector<std::pair<ServerId, CallItem*>> owned;
-  owned.reserve(items_.size());
+  std::vector<Errand> errands;
+  errands.reserve(items_.size());
+  const bool beyond = shape_.type == MessageType::kPut && shape_.write_quorum > table.replicas();
   for (CallItem& item : items_) {
     if (item.done) continue;
-    const ServerId owner = table.Owners(ShardOf(item.hash)).front().server;
-    if (owner == kNoServer) {
-      item.result.code = Code::kUnavailable;
+    const auto row = table.Owners(ShardOf(item.hash));
+    if (plans_.Wants(item, row) && !beyond) {
+      plans_.Plan(
+          item, row, [this](ServerId id) { return engine_.StandingOf(id); }, &errands);
+      continue;
+    }
+    const ServerId owner = shape_.only != kNoServer ? shape_.only : row.front().server;
+    if (owner == kNoServer || beyond || table.FindServer(owner) == nullptr) {
+      item.result.code = beyond ? Code::kInvalidArgument : Code::kUnavailable;
       item.done = true;
       continue;
     }
-    owned.emplace_back(owner, &item);
+    const uint8_t way = item.by_message ? Errand::kByMessage : Errand::kPlain;
+    errands.push_back({owner, way, &item});
     if (rounds_ > 1) Add(engine_.stats().retries);
   }
-  const auto by_owner = [](const auto& a, const auto& b) { return a.first < b.first; };
-  if (!std::is_sorted(owned.begin(), owned.end(), by_owner))
-    std::stable_sort(owned.begin(), owned.end(), by_owner);
-  for (auto at = owned.begin(); at != owned.end();) {
-    const ServerId id = at->first;
-    std::vector<CallItem*> items, by_message;
-    for (; at != owned.end() && at->first == id; ++at)
-      (at->second->by_message ? by_message : items).push_back(at->second);
-    const auto peer = engine_.PeerFor(*table.FindServer(id));
-    AddPart(peer, std::move(items), false);
-    AddPart(peer, std::move(by_message), true);
+  const auto by_part = [](const Errand& a, const Errand& b) {
+    return a.server != b.server ? a.server < b.server : a.way < b.way;
+  };
+  if (!std::is_sorted(errands.begin(), errands.end(), by_part))
+    std::stable_sort(errands.begin(), errands.end(), by_part);
+  for (auto at = errands.begin(); at != errands.end();) {
+    const Errand& first = *at;
+    auto part = std::make_unique<Part>();
+    for (; at != errands.end() && !by_part(first, *at); ++at) part->items.push_back(at->item);
+    part->peer = engine_.PeerFor(*table.FindServer(first.server));
+    part->way = first.way;
+    part->waiter.event_fd = event_fd_;
+    parts_.push_back(std::move(part));
   }
-}
-
-void Call::AddPart(std::shared_ptr<Peer> peer, std::vector<CallItem*> items, bool by_message) {
-  if (items.empty()) return;
-  auto part = std::make_unique<Part>();
-  part->peer = std::move(peer);
-  part->items = std::move(items);
-  part->by_message = by_message;
-  part->waiter.event_fd = event_fd_;
-  parts_.push_back(std::move(part));
 }
 
 bool Call::StepRound() {
@@ -120,8 +127,45 @@ bool Call::StepRound() {
     if (!part->over && Now() < deadline_) Look(*part);
     running |= !part->over;
   }
+  if (running && !plans_.empty()) running = !SpareSilent();
   if (!running) return true;
   return Now() >= deadline_ && StepLate();
+}
+
+// How long a part may be silent before it is given up for what others have to say.
+Duration Call::Patience(const Part& part) const {
+  if ((part.way & Errand::kExtra) != 0) return kSilent;
+  return std::max<Duration>((deadline_ - began_) / 4, kSilent);
+}
+
+// When that is over if nothing comes; later ones are looked at now and then.
+Instant Call::SilentAt(const Part& part) const {
+  if ((part.way & Errand::kPlanned) == 0) return kForever;
+  const Instant at = std::max(part.last_moved, round_began_) + Patience(part);
+  const Instant now = Now();
+  return at > now ? at : now + kSilent;
+}
+
+// Gives up parts that nobody needs to wait for: servers that have been silent for long, while other
+// servers have answered, or can, for each of their keys. True: no part runs any more.
+bool Call::SpareSilent() {
+  const Instant now = Now();
+  bool running = false;
+  for (const auto& part : parts_) {
+    if (part->over) continue;
+    const bool spared = (part->way & Errand::kPlanned) != 0 &&
+                        now - std::max(part->began, round_began_) >= Patience(*part) &&
+                        now < deadline_ &&
+                        std::all_of(part->items.begin(), part->items.end(), [&](CallItem* item) {
+                          return item->done || plans_.CanSpare(*static_cast<Target*>(item));
+                        });
+    if (spared && (!part->lane || IsSilent(*part, now, Patience(*part)))) {
+      GiveUpSilent(*part);
+    } else {
+      running = true;
+    }
+  }
+  return !running;
 }
 
 // The deadline has passed: ends what can be ended; true when that is all.
@@ -152,8 +196,9 @@ bool Call::WritesOn(const Part& part) const {
 }
 
 Peer::Need Call::NeedOf(const Part& part) const {
-  if (part.by_message) return Peer::Need::kPayload;
-  const bool reads = shape_.type == MessageType::kGet || shape_.type == MessageType::kExists;
+  if ((part.way & Errand::kByMessage) != 0) return Peer::Need::kPayload;
+  const bool reads = shape_.type == MessageType::kGet || shape_.type == MessageType::kExists ||
+                     (part.way & Errand::kProbe) != 0;
   return reads ? Peer::Need::kReads : Peer::Need::kAnything;
 }
 
@@ -181,6 +226,8 @@ void Call::BeginExchange(Part& part) {
   part.at_begin = part.lane->connection().counters();
   CallShape shape = shape_;
   shape.server_mute = part.mute;
+  shape.tell_removed = (part.way & Errand::kTellRemoved) != 0;
+  if ((part.way & Errand::kProbe) != 0) shape.type = MessageType::kExists;
   part.exchange = MakeExchange(shape, part.items, engine_.stats(), *part.lane);
   part.lane->Attach(part.exchange.get());
   if (!part.exchange->Begin(*part.lane).ok()) {
@@ -299,8 +346,8 @@ void Call::SettleUndone(Part& part, bool answered) {
 }
 
 // Not a byte in either direction for a while: a slow server takes or gives one now and then.
-bool Call::IsSilent(const Part& part) const {
-  if (late_since_ - part.last_moved < kSilent) return false;
+bool Call::IsSilent(const Part& part, Instant now, Duration limit) const {
+  if (now - part.last_moved < limit) return false;
   // Perhaps it was this side that did not look.
   part.lane->connection().Progress();
   const auto& counters = part.lane->connection().counters();
@@ -310,7 +357,7 @@ bool Call::IsSilent(const Part& part) const {
 void Call::GiveUpLate(Part& part) {
   part.over = true;
   part.peer->Cancel(&part.waiter);
-  const bool silent = part.lane && IsSilent(part);
+  const bool silent = part.lane && IsSilent(part, late_since_, kSilent);
   for (CallItem* const item : part.items) {
     if (item->done) continue;
     item->result.code = Code::kDeadlineExceeded;
@@ -358,12 +405,31 @@ void Call::Trace(const Part& part) {
   trace_.slowest.transport = part.lane->connection().capabilities().transport;
 }
 
+// Its keys have been answered by others, or will be. Whether the server is gone is for the
+// background to find out: what was given up here may just have been slow.
+void Call::GiveUpSilent(Part& part) {
+  part.over = true;
+  part.peer->Cancel(&part.waiter);
+  for (CallItem* const item : part.items) {
+    if (item->done) continue;
+    item->result.code = Code::kUnavailable;
+    item->done = true;
+  }
+  Trace(part);
+  if (!part.lane) return;
+  CountWork(part);
+  const bool unsent = part.exchange->unsent();
+  part.lane->Detach();
+  if (unsent) part.lane->Close();
+  part.peer->ReleaseSilent(std::move(part.lane));
+}
+
 // A value whose bytes are damaged would shadow its key until it is evicted: the server looks at it
 // and drops it.
 void Call::ScrubCorrupt(const Part& part) {
   if (part.exchange == nullptr) return;
   for (const CallItem* const item : part.exchange->corrupt_items()) {
-    engine_.Scrub(std::string(item->key), item->hash, shape_.namespace_id);
+    engine_.Scrub(std::string(item->key), item->hash, shape_.namespace_id, part.peer->record().id);
   }
 }
 
@@ -373,6 +439,11 @@ void Call::PlanNextRound() {
   const bool server_is_newer = newest_seen_.term != shape_.map.term
                                    ? newest_seen_.term > shape_.map.term
                                    : newest_seen_.epoch > shape_.map.epoch;
+  waits_for_map_ = false;
+  if (plans_.MovesOn()) {
+    next_round_ = now;
+    return;
+  }
   waits_for_map_ = wrong_owner_seen_ && server_is_newer;
   if (wrong_owner_seen_) {
     next_round_ = now + limits::kStaleMapPause;
@@ -400,12 +471,15 @@ bool Call::TimeForNextRound() const {
 // Last words for every item: what was not answered is a miss for readers and an error for writers.
 void Call::Conclude() {
   const bool read = IsRead(shape_.type);
+  plans_.Conclude();
   for (CallItem& item : items_) {
     if (!item.done) {
       if (item.result.code != Code::kBusy) item.result.code = Code::kDeadlineExceeded;
       item.done = true;
     }
-    if (read && ReactionTo(item.result.code) == Reaction::kFallBack) item.result.code = Code::kMiss;
+    const Code code = item.result.code;
+    const bool missed = ReactionTo(code) == Reaction::kFallBack || code == Code::kRemoved;
+    if (read && missed) item.result.code = Code::kMiss;
   }
 }
 

@@ -8,6 +8,7 @@
 #include "client/call_trace.h"
 #include "client/engine.h"
 #include "client/exchange.h"
+#include "client/key_plans.h"
 #include "common/base/clock.h"
 
 namespace simm::client {
@@ -38,7 +39,7 @@ class Call {
   // One server's share of a round.
   struct Part {
     std::shared_ptr<Peer> peer;
-    bool by_message = false;
+    uint8_t way = Errand::kPlain;
     std::vector<CallItem*> items;
     std::unique_ptr<Exchange> exchange;  // once there is a lane
     std::unique_ptr<Lane> lane;
@@ -62,7 +63,6 @@ class Call {
   bool StepRound();  // true: the round is over
   bool StepLate();
   void BuildParts(const RouteTable& table);
-  void AddPart(std::shared_ptr<Peer> peer, std::vector<CallItem*> items, bool by_message);
   Peer::Need NeedOf(const Part& part) const;
   void TryStart(Part& part);
   void BeginExchange(Part& part);
@@ -72,7 +72,11 @@ class Call {
   void CountWork(const Part& part);
   void SettleUndone(Part& part, bool answered);
   bool WritesOn(const Part& part) const;
-  bool IsSilent(const Part& part) const;
+  bool IsSilent(const Part& part, Instant now, Duration limit) const;
+  Duration Patience(const Part& part) const;
+  Instant SilentAt(const Part& part) const;
+  bool SpareSilent();
+  void GiveUpSilent(Part& part);
   void GiveUpLate(Part& part);
   void Trace(const Part& part);
   void ScrubCorrupt(const Part& part);
@@ -89,6 +93,8 @@ class Call {
   CallShape shape_;
   const std::span<CallItem> items_;
   Instant deadline_;
+  const Instant began_;
+  Instant round_began_;
   int event_fd_ = -1;
   bool short_steps_ = false;
   bool cancelled_ = false;
@@ -104,6 +110,7 @@ class Call {
   uint32_t rounds_ = 0;
   CallTrace trace_;
   Instant pauses_since_;
+  KeyPlans plans_;
 };
 
 }  // namespace simm::client

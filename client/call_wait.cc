@@ -60,6 +60,7 @@ void Call::AddWaits(StepWaits* waits) {
   waits->until = late_ ? Instant{} : deadline_;
   for (const auto& part : parts_) {
     if (part->over) continue;
+    if (!plans_.empty() && !late_) waits->until = std::min(waits->until, SilentAt(*part));
     if (!part->lane) {
       waits->event = true;
       continue;

@@ -305,10 +305,18 @@ KeyLocation Client::Locate(std::string_view key) const {
   KeyLocation location;
   location.shard = ShardOf(hash);
   location.hash = ToString(Id128{hash.high, hash.low});
-  const ServerId owner = table->Owners(location.shard).front().server;
-  if (const ServerRecord* const record = table->FindServer(owner)) {
+  location.epoch = table->version().epoch;
+  for (const ShardOwner& owner : table->Owners(location.shard)) {
+    const ServerRecord* const record = table->FindServer(owner.server);
+    if (record == nullptr) continue;
+    if (!location.server.empty()) {
+      location.replicas.push_back(record->name);
+      continue;
+    }
     location.server = record->name;
     location.address = record->data_address;
+    if (const ServerRecord* const source = table->FindServer(owner.source))
+      location.source = source->name;
   }
   return location;
 }

@@ -66,6 +66,11 @@ struct PutOptions {
   // that is there keeps its own time unless it is replaced. At most 49 days, not negative, else
   // kInvalidArgument.
   std::chrono::milliseconds ttl{0};
+  // In a cluster with replicas: how many owners must have stored the value for kOk or kExists; it
+  // is sent to all of them, and the call ends when each has answered or is known to be away.
+  // `replace` (and Remove) need all, whatever this says. 1 to 3, and not more than the cluster has
+  // replicas, else kInvalidArgument.
+  uint32_t write_quorum = 1;
 };
 
 struct GetOptions {
@@ -104,6 +109,9 @@ struct ClientStats {
   uint64_t lease_hits = 0;          // keys put by one-sided writes into extents that were at hand
   uint64_t resolves = 0;            // puts asked about after their lane broke
   uint64_t pins = 0;                // keys
+  uint64_t source_hits = 0;         // keys found where their shard came from, not yet at its owner
+  uint64_t replica_hits = 0;        // keys found at another owner than the one asked first
+  uint64_t partial_puts = 0;  // keys stored by as many owners as the quorum says, but not by all
 
   void Add(const ClientStats& other);  // field by field
 };
@@ -114,6 +122,11 @@ struct KeyLocation {
   std::string server;   // name; empty when no server owns it
   std::string address;  // data address
   std::string hash;     // 32 hexadecimal digits
+  // Names: the further owners, with replicas; and where the shard comes from while it moves to
+  // `server` (empty: it does not move).
+  std::vector<std::string> replicas;
+  std::string source;
+  uint64_t epoch = 0;  // of the map that says so
 };
 
 struct ServerHealth {

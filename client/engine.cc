@@ -231,20 +231,28 @@ std::vector<std::shared_ptr<Peer>> Engine::Peers() const {
   return list;
 }
 
-void Engine::Scrub(const std::string& key, const Hash128& hash, NamespaceId namespace_id) {
+Standing Engine::StandingOf(ServerId id) const {
+  MutexLock lock(peers_mutex_);
+  const auto it = peers_.find(id);
+  return it != peers_.end() ? it->second->standing() : Standing{};
+}
+
+void Engine::Scrub(const std::string& key, const Hash128& hash, NamespaceId namespace_id,
+                   ServerId server) {
   // A storm of damaged values needs no storm of scrubs: what is left out is seen again at its next
   // read.
   if (scrubs_.fetch_add(1) >= kMaxScrubs) {
     scrubs_.fetch_sub(1);
     return;
   }
-  tasks_.Run([this, key, hash, namespace_id] {
+  tasks_.Run([this, key, hash, namespace_id, server] {
     CallItem item;
     item.key = key;
     item.hash = hash;
     CallShape shape;
     shape.type = protocol::MessageType::kScrub;
     shape.namespace_id = namespace_id;
+    shape.only = server;
     Call(*this, shape, {&item, 1}, MonotonicClock::Get().Now() + std::chrono::seconds(1)).Run();
     scrubs_.fetch_sub(1);
   });

@@ -10,6 +10,7 @@
 #include "client/async_driver.h"
 #include "client/bounce_pool.h"
 #include "client/client.h"
+#include "client/key_plans.h"
 #include "client/memory_registry.h"
 #include "client/op_metrics.h"
 #include "client/peer.h"
@@ -43,9 +44,13 @@ class Engine {
   std::vector<ServerHealth> Servers() const;
   std::vector<std::shared_ptr<Peer>> Peers() const;
 
-  // Asks the key's owner, in the background, to check the stored bytes and drop them if they are
-  // damaged.
-  void Scrub(const std::string& key, const Hash128& hash, NamespaceId namespace_id);
+  // How the server stands now; nothing is begun.
+  Standing StandingOf(ServerId id) const;
+
+  // Asks a server, in the background, to check the bytes that it has stored of a key and drop them
+  // if they are damaged.
+  void Scrub(const std::string& key, const Hash128& hash, NamespaceId namespace_id,
+             ServerId server);
 
   StatsCounters& stats() { return stats_; }
   OpMetrics& ops() { return ops_; }

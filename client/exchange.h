@@ -50,6 +50,9 @@ struct CallShape {
   bool replace = false;
   uint32_t ttl_ms = 0;
   Verify verify = Verify::kAlways;
+  uint32_t write_quorum = 1;            // put: owners that must have taken the value
+  bool tell_removed = false;            // read: kRemoved is told apart from kMiss
+  ServerId only = kNoServer;            // not the owner: this server is asked
   bool timed = false;                   // where its time goes is measured
   Duration slow_op = Duration::zero();  // for the log of slow calls; 0: none is kept
   bool server_mute = false;  // it answers no messages now: what would have to be asked is a miss

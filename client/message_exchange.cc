@@ -68,6 +68,7 @@ protocol::KeysRequest MessageExchange::KeysOf(const Request& request) const {
   protocol::KeysRequest message;
   message.type = shape_.type;
   message.flags = shape_.allow_shorter ? protocol::kGetAllowShorter : 0;
+  if (shape_.tell_removed) message.flags |= protocol::kTellRemoved;
   message.namespace_id = shape_.namespace_id;
   message.map = shape_.map;
   message.keys.reserve(request.end - request.begin);

@@ -104,6 +104,7 @@ void OneSidedRead::AddRead(Key& key, std::vector<transport::WorkItem>& work) {
 ByteSpan OneSidedRead::Question(Key& key, protocol::MessageBuffer& buffer) {
   protocol::KeysRequest message;
   message.type = shape_.type == MessageType::kExists ? MessageType::kExists : MessageType::kLookup;
+  message.flags = shape_.tell_removed ? protocol::kTellRemoved : 0;
   message.namespace_id = shape_.namespace_id;
   message.map = shape_.map;
   message.keys = {{key.item.key, 0}};
@@ -235,6 +236,10 @@ OneSidedRead::Next OneSidedRead::LookForKey(Key& key) {
   if (look.in_flux && ++key.looks < kLooks) {
     Add(stats_.validation_retries);
     return Next::kReadBucket;
+  }
+  if (look.removed && !look.in_flux) {
+    Finish(key.item, Code::kRemoved, 0);
+    return Next::kDone;
   }
   if (look.in_flux || key.scratch.bucket.header.overflow != 0) return Next::kAskServer;
   Finish(key.item, Code::kMiss, 0);

@@ -153,6 +153,20 @@ void Peer::ReleaseLate(std::unique_ptr<Lane> lane) {
   });
 }
 
+void Peer::ReleaseSilent(std::unique_ptr<Lane> lane) {
+  Add(env_.stats.late_answers);
+  auto holder = std::make_shared<std::unique_ptr<Lane>>(std::move(lane));
+  env_.tasks.Run([self = shared_from_this(), holder] {
+    Lane& silent = **holder;
+    const bool closed = silent.connection().closed();
+    const bool there = !closed && silent.Drain(limits::kConnectTimeout, limits::kDrainBytes);
+    if (!there) silent.Close();
+    self->Release(std::move(*holder));
+    if (there) return;
+    self->ReportTimeout(!closed);
+  });
+}
+
 Result<Peer::Bond> Peer::Session(bool healing) {
   // One handshake at a time: whoever waits here finds the session that the first one has brought.
   MutexLock handshaking(handshake_mutex_);
@@ -417,6 +431,13 @@ void Peer::Retire() {
     for (auto& lane : road.idle) idle.push_back(std::move(lane));
     road.idle.clear();
   }
+}
+
+Standing Peer::standing() const {
+  MutexLock lock(mutex_);
+  const bool shared =
+      session_ && !session_->ways.empty() && session_->ways.front().transport->name() == "shm";
+  return {.away = breaker_open_, .far = session_.has_value() && !shared};
 }
 
 ServerHealth Peer::Health() const {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "client/key_plans.h"
 #include "client/lane.h"
 #include "client/stats.h"
 #include "client/task_pool.h"
@@ -79,6 +80,9 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   void Release(std::unique_ptr<Lane> lane);
   // Gives back a lane that has answers under way for nobody: drained in the background, or closed.
   void ReleaseLate(std::unique_ptr<Lane> lane);
+  // Gives back a lane over which nothing has come for long; it may be closed. An echo shows, in the
+  // background, whether the server is there; if not, the breaker opens.
+  void ReleaseSilent(std::unique_ptr<Lane> lane);
 
   void ReportSuccess();
   // Opens the breaker.
@@ -102,6 +106,7 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   ServerHealth Health() const;
   bool BreakerOpen() const;
   std::vector<LaneCount> Lanes() const;
+  Standing standing() const;
 
  private:
   // Lanes of one kind.

@@ -91,19 +91,25 @@ void CollectStats(const ClientStats& stats, metrics::Sink& sink) {
         stats.lease_hits);
   count("simm_client_resolves_total", "Puts asked about after their connection broke.",
         stats.resolves);
+  count("simm_client_source_hits_total",
+        "Keys found where their shard came from, not yet at its owner.", stats.source_hits);
+  count("simm_client_replica_hits_total", "Keys found at another owner than the one asked first.",
+        stats.replica_hits);
+  count("simm_client_partial_puts_total",
+        "Keys stored by as many owners as their quorum says, but not by all.", stats.partial_puts);
   count("simm_client_calls_refused_total", "Asynchronous calls refused: too many were waiting.",
         stats.calls_refused);
 }
 
 // What is as it is now, of all engines.
-struct Standing {
+struct Present {
   uint64_t open_breakers = 0, closed_breakers = 0;
   std::map<std::pair<std::string, std::string>, uint64_t> lanes;  // by transport and state
   uint64_t registered_bytes = 0;
   std::map<std::string, MapVersion> maps;  // by cluster, the oldest
 };
 
-void LookAt(Engine& engine, Standing* all) {
+void LookAt(Engine& engine, Present* all) {
   for (const auto& peer : engine.Peers()) {
     ++(peer->BreakerOpen() ? all->open_breakers : all->closed_breakers);
     for (const LaneCount& lanes : peer->Lanes()) {
@@ -123,7 +129,7 @@ void LookAt(Engine& engine, Standing* all) {
   }
 }
 
-void CollectStanding(const Standing& all, metrics::Sink& sink) {
+void CollectPresent(const Present& all, metrics::Sink& sink) {
   const auto breakers = [&](const char* state, uint64_t n) {
     sink.Gauge("simm_client_breakers", "Data servers by the state of their circuit breaker.",
                {{"state", state}}, static_cast<double>(n));
@@ -196,15 +202,15 @@ void ProcessTotals::Remove(Engine* engine) {
 void ProcessTotals::Collect(metrics::Sink& sink) {
   MutexLock lock(mutex_);
   Counted all = gone_;
-  Standing standing;
+  Present present;
   for (Engine* const engine : engines_) {
     all.stats.Add(engine->stats().Snapshot());
     engine->ops().AddTo(&all.ops);
-    LookAt(*engine, &standing);
+    LookAt(*engine, &present);
   }
   CollectOps(all.ops, sink);
   CollectStats(all.stats, sink);
-  CollectStanding(standing, sink);
+  CollectPresent(present, sink);
 }
 
 class Exporter::State {

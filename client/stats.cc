@@ -33,6 +33,9 @@ void ClientStats::Add(const ClientStats& other) {
   lease_hits += other.lease_hits;
   resolves += other.resolves;
   pins += other.pins;
+  source_hits += other.source_hits;
+  replica_hits += other.replica_hits;
+  partial_puts += other.partial_puts;
 }
 
 }  // namespace simm
@@ -71,6 +74,9 @@ ClientStats StatsCounters::Snapshot() const {
   s.lease_hits = lease_hits.load();
   s.resolves = resolves.load();
   s.pins = pins.load();
+  s.source_hits = source_hits.load();
+  s.replica_hits = replica_hits.load();
+  s.partial_puts = partial_puts.load();
   return s;
 }
 

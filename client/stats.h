@@ -17,7 +17,8 @@ struct StatsCounters {
   std::atomic<uint64_t> payload_bytes_copied{0}, connections_opened{0};
   std::atomic<uint64_t> work_requests{0}, doorbells{0}, completions{0}, validation_retries{0},
       lookups{0}, bounced_values{0}, calls_refused{0};
-  std::atomic<uint64_t> lease_hits{0}, resolves{0}, pins{0};
+  std::atomic<uint64_t> lease_hits{0}, resolves{0}, pins{0}, source_hits{0}, replica_hits{0},
+      partial_puts{0};
 
   ClientStats Snapshot() const;
 };

@@ -60,6 +60,8 @@ class DataMetrics {
   std::atomic<uint64_t> stalled_closed{0};
   std::atomic<uint64_t> abandoned_puts{0};
 
+  std::atomic<uint64_t> listings{0};  // under way, for destinations
+
   // One-sided peers.
   std::atomic<uint64_t> leased_extents{0};
   std::atomic<uint64_t> leases_refused{0};

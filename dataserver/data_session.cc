@@ -167,6 +167,9 @@ void DataSession::OnMessageEnd(uint64_t, std::optional<uint64_t> trailer) {
       ReplyWith(protocol::EncodePong(ping, buffer));
       break;
     }
+    case protocol::MessageType::kList:
+      if (Status s = AnswerList(); !s.ok()) return Refuse(s);
+      break;
     case protocol::MessageType::kGet:
     case protocol::MessageType::kExists:
     case protocol::MessageType::kRemove:
@@ -185,18 +188,6 @@ void DataSession::OnMessageEnd(uint64_t, std::optional<uint64_t> trailer) {
   if (const auto op = OpOf(type))
     Observe(*op, type == protocol::MessageType::kPut ? 1 : keys_.keys.size());
   type_.reset();
-}
-
-// What the client's line about a slow call names, session and request, is named here too.
-void DataSession::Observe(DataOp op, size_t keys) {
-  const Duration took = context_.clock.Now() - received_;
-  context_.metrics.ObserveRequest(op, took);
-  if (context_.slow_op <= Duration::zero() || took < context_.slow_op) return;
-  SIMM_LOG_WARN(
-      "slow {}: {:.1f} ms for {} keys over {}, from its last byte in to its last byte "
-      "out; {}, session {:016x}, request {}",
-      DataOpName(op), ToSeconds(took) * 1e3, keys, DataRoadName(road_), connection_->PeerName(),
-      session_, request_id_);
 }
 
 void DataSession::OnClosed(const Status& why) {
@@ -224,7 +215,7 @@ transport::PayloadTarget DataSession::BeginPut(ByteSpan body, uint64_t payload_b
     Refuse(Status(Code::kProtocolError, "put whose payload differs from its length"));
     return {};
   }
-  put_code_ = shards_.Check(put_.namespace_id, put_.key, &put_hash_);
+  put_code_ = shards_.Check(ShardCheck::For::kWrite, put_.namespace_id, put_.key, &put_hash_);
   if (put_code_ == Code::kOk && put_.mode == 0) {
     uint64_t length = 0;
     if (context_.pool.Lookup(put_hash_, put_.namespace_id, put_.key, &length) == Code::kOk) {
@@ -247,6 +238,14 @@ transport::PayloadTarget DataSession::BeginPut(ByteSpan body, uint64_t payload_b
 
 void DataSession::EndPut(std::optional<uint64_t> trailer) {
   uint64_t generation = 0;
+  // The shard may have moved while the value came in: its new owner would not know of it.
+  shards_.Load();
+  Hash128 hash;
+  if (grant_ &&
+      shards_.Check(ShardCheck::For::kWrite, put_.namespace_id, put_.key, &hash) != Code::kOk) {
+    context_.pool.Abandon(*std::exchange(grant_, std::nullopt));
+    put_code_ = Code::kWrongOwner;
+  }
   if (grant_) {
     const Grant grant = *std::exchange(grant_, std::nullopt);
     if (!trailer || (context_.verify_puts && put_checksum_.Digest() != *trailer)) {
@@ -274,12 +273,25 @@ void DataSession::EndPut(std::optional<uint64_t> trailer) {
   ReplyWith(protocol::Encode(reply, buffer));
 }
 
-// ---- exists, remove, touch, scrub
+// ---- exists, remove, touch, scrub, list
+
+Status DataSession::AnswerList() {
+  if (!lister_) lister_ = std::make_unique<EntryLister>(context_.pool, context_.metrics.listings);
+  protocol::MessageBuffer buffer;
+  const auto answer = lister_->Answer(body_, shards_.table(), shards_.self(), buffer);
+  if (!answer.ok()) return answer.status();
+  ReplyWith(*answer);
+  return Status::Ok();
+}
 
 Code DataSession::AnswerKey(const protocol::KeyEntry& entry) {
   Hash128 hash;
-  if (const Code code = shards_.Check(keys_.namespace_id, entry.key, &hash); code != Code::kOk)
+  const auto purpose = keys_.type == protocol::MessageType::kRemove ? ShardCheck::For::kWrite
+                                                                    : ShardCheck::For::kRead;
+  if (const Code code = shards_.Check(purpose, keys_.namespace_id, entry.key, &hash);
+      code != Code::kOk) {
     return code;
+  }
   uint64_t length = 0;
   switch (keys_.type) {
     case protocol::MessageType::kRemove:
@@ -287,7 +299,7 @@ Code DataSession::AnswerKey(const protocol::KeyEntry& entry) {
     case protocol::MessageType::kScrub:
       return context_.pool.Scrub(hash, keys_.namespace_id, entry.key) ? Code::kOk : Code::kMiss;
     default:
-      return context_.pool.Lookup(hash, keys_.namespace_id, entry.key, &length);
+      return Tell(context_.pool.Lookup(hash, keys_.namespace_id, entry.key, &length));
   }
 }
 
@@ -298,7 +310,8 @@ void DataSession::TouchInReverse(const std::vector<Code>& codes) {
   for (size_t i = codes.size(); i-- > 0;) {
     if (codes[i] != Code::kOk) continue;
     const std::string_view key = keys_.keys[i].key;
-    if (shards_.Check(keys_.namespace_id, key, &hash) != Code::kOk) continue;
+    if (shards_.Check(ShardCheck::For::kRead, keys_.namespace_id, key, &hash) != Code::kOk)
+      continue;
     context_.pool.Touch(hash, keys_.namespace_id, key);
   }
 }
@@ -369,9 +382,9 @@ void DataSession::AddGetRecord() {
     const protocol::KeyEntry& entry = keys_.keys[next_key_];
     Hash128 hash;
     PinnedValue pinned;
-    Code code = shards_.Check(keys_.namespace_id, entry.key, &hash);
+    Code code = shards_.Check(ShardCheck::For::kRead, keys_.namespace_id, entry.key, &hash);
     if (code == Code::kOk)
-      code = context_.pool.Acquire(hash, keys_.namespace_id, entry.key, &pinned);
+      code = Tell(context_.pool.Acquire(hash, keys_.namespace_id, entry.key, &pinned));
     if (next_key_ > first &&
         code != run_code) {  // ends the run; looked at again for its own record
       if (code == Code::kOk) context_.pool.Release(pinned);
@@ -419,7 +432,7 @@ void DataSession::PumpGet() {
     Flush();
   }
   if (next_key_ < keys_.keys.size() || !window_.empty() || connection_->closed()) return;
-  TouchInReverse(get_codes_);
+  if ((keys_.flags & protocol::kForPull) == 0) TouchInReverse(get_codes_);
   Observe(DataOp::kGet, keys_.keys.size());
   streaming_ = false;
   type_.reset();

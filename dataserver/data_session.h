@@ -14,6 +14,7 @@
 #include "common/routing/map_holder.h"
 #include "common/transport/transport.h"
 #include "dataserver/data_metrics.h"
+#include "dataserver/entry_lister.h"
 #include "dataserver/one_sided_session.h"
 #include "dataserver/pool.h"
 #include "dataserver/session_table.h"
@@ -89,6 +90,12 @@ class DataSession final : public transport::Receiver, private transport::Complet
   void PumpGet();
   void AddGetRecord();
   void AnswerKeys();
+  Status AnswerList();
+  // What this reader is told of a key that is not here.
+  Code Tell(Code code) const {
+    const bool told = (keys_.flags & protocol::kTellRemoved) != 0;
+    return code == Code::kRemoved && !told ? Code::kMiss : code;
+  }
   Code AnswerKey(const protocol::KeyEntry& entry);
   void TouchInReverse(const std::vector<Code>& codes);
   void AnswerOneSided(protocol::MessageType type);
@@ -104,6 +111,7 @@ class DataSession final : public transport::Receiver, private transport::Complet
   const DataRoad road_;
   ShardCheck shards_;
   std::unique_ptr<OneSidedSession> one_sided_;
+  std::unique_ptr<EntryLister> lister_;
   uint64_t session_ = 0;
 
   // The message being received or answered.

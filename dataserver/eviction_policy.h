@@ -19,6 +19,8 @@ class EvictionPolicy {
   // The handle became an entry, was used, is no entry any more. OnTouch and OnRemove only for
   // entries.
   virtual void OnInsert(uint32_t extent, Instant now) = 0;
+  // The same for an entry that was used last at `used`, elsewhere: near those used then.
+  virtual void OnInsertAged(uint32_t extent, Instant used) = 0;
   virtual void OnTouch(uint32_t extent, Instant now) = 0;
   virtual void OnRemove(uint32_t extent) = 0;
 
@@ -27,6 +29,8 @@ class EvictionPolicy {
   // What losing this entry costs, from 0 (the coldest there is) to 1 (as good as just used).
   virtual double Heat(uint32_t extent) const = 0;
   virtual Instant LastUse(uint32_t extent) const = 0;
+  // Orders entries by worth: more is hotter.
+  virtual uint64_t Rank(uint32_t extent) const = 0;
   virtual size_t size() const = 0;
 
   // Walks everything; kInternal names the first broken invariant.

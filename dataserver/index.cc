@@ -75,11 +75,23 @@ SlotId Index::FindFree(const Hash128& hash) const {
   return free_overflow_.empty() ? kNoSlot : free_overflow_.back();
 }
 
-void Index::Publish(SlotId id, const protocol::Slot& entry, uint32_t extent) {
+SlotId Index::FindTombstone(const Hash128& hash, uint16_t namespace_id) const {
+  SlotId found = kNoSlot;
+  if (tombstones_ == 0) return found;
+  ForEachSlot(BucketOf(hash), [&](SlotId id) {
+    if (!IsTombstone(id)) return true;
+    const protocol::Slot slot = Load(id);
+    if (slot.fingerprint() != hash || slot.namespace_id != namespace_id) return true;
+    found = id;
+    return false;
+  });
+  return found;
+}
+
+void Index::Write(SlotId id, const protocol::Slot& entry, protocol::SlotState state) {
   protocol::Slot slot = entry;
-  const bool is_new = !IsLive(id);
   const uint64_t generation = protocol::SlotWord{slot.word}.generation();
-  slot.word = protocol::SlotWord::Make(generation, protocol::SlotState::kLive).bits;
+  slot.word = protocol::SlotWord::Make(generation, state).bits;
   slot.crc = slot.ComputeCrc();
   const auto words = std::bit_cast<SlotWords>(slot);
   uint64_t* const out = Words(id);
@@ -91,31 +103,54 @@ void Index::Publish(SlotId id, const protocol::Slot& entry, uint32_t extent) {
     std::atomic_ref<uint64_t>(out[i]).store(words[i], std::memory_order_release);
   }
   std::atomic_ref<uint64_t>(out[0]).store(words[0], std::memory_order_release);
+}
 
-  extents_[id] = extent;
-  if (!is_new) {
-    FullFence();  // the replaced extent is reused after this
-    return;
-  }
-  ++entries_;
+void Index::Enlist(SlotId id, const Hash128& fingerprint) {
   if (!IsOverflow(id)) return;
   SIMM_CHECK(!free_overflow_.empty() && free_overflow_.back() == id, "overflow slot is not free");
   free_overflow_.pop_back();
   ++overflow_entries_;
-  const uint64_t bucket = BucketOf(slot.fingerprint());
+  const uint64_t bucket = BucketOf(fingerprint);
   auto& list = overflow_[bucket];
   list.push_back(id);
   SetOverflowCount(bucket, static_cast<uint32_t>(list.size()));
 }
 
+void Index::Publish(SlotId id, const protocol::Slot& entry, uint32_t extent) {
+  const protocol::SlotState before = protocol::SlotWord{Word(id, 0)}.state();
+  Write(id, entry, protocol::SlotState::kLive);
+  extents_[id] = extent;
+  if (before == protocol::SlotState::kLive) {
+    FullFence();  // the replaced extent is reused after this
+    return;
+  }
+  ++entries_;
+  if (before == protocol::SlotState::kTombstone) {
+    --tombstones_;
+    return;
+  }
+  Enlist(id, entry.fingerprint());
+}
+
+void Index::Bury(SlotId id, const protocol::Slot& entry) {
+  const bool was_live = IsLive(id);
+  SIMM_CHECK(!IsTombstone(id), "buried twice");
+  Write(id, entry, protocol::SlotState::kTombstone);
+  ++tombstones_;
+  if (!was_live) return Enlist(id, entry.fingerprint());
+  FullFence();
+  --entries_;
+}
+
 void Index::Unpublish(SlotId id, uint64_t new_generation) {
-  SIMM_CHECK(IsLive(id), "unpublished a slot that is not live");
+  const bool was_live = IsLive(id);
+  SIMM_CHECK(was_live || IsTombstone(id), "unpublished a slot that is not live");
   const Hash128 fingerprint{Word(id, 1), Word(id, 2)};
   std::atomic_ref<uint64_t>(Words(id)[0])
       .store(protocol::SlotWord::Make(new_generation, protocol::SlotState::kFree).bits,
              std::memory_order_seq_cst);
   FullFence();
-  --entries_;
+  --(was_live ? entries_ : tombstones_);
   if (!IsOverflow(id)) return;
   --overflow_entries_;
   free_overflow_.push_back(id);
@@ -171,16 +206,17 @@ uint32_t Index::OverflowCount(uint64_t bucket) const {
 
 Status Index::Check() const {
   uint64_t live = 0;
+  uint64_t tombstones = 0;
   uint64_t overflow_live = 0;
   for (SlotId id = 0; id < all_slots_; ++id) {
     const protocol::Slot slot = Load(id);
     const auto state = protocol::SlotWord{slot.word}.state();
     if (state == protocol::SlotState::kFree) continue;
-    if (state != protocol::SlotState::kLive)
-      return Status(Code::kInternal, "slot neither FREE nor LIVE");
+    if (state == protocol::SlotState::kBusy)
+      return Status(Code::kInternal, "slot neither FREE, LIVE nor a TOMBSTONE");
     if (slot.crc != slot.ComputeCrc())
       return Status(Code::kInternal, "CRC of a live slot is wrong");
-    ++live;
+    ++(state == protocol::SlotState::kLive ? live : tombstones);
     const uint64_t bucket = BucketOf(slot.fingerprint());
     if (!IsOverflow(id)) {
       if (bucket != id / protocol::kSlotsPerBucket) {
@@ -194,6 +230,8 @@ Status Index::Check() const {
       return Status(Code::kInternal, "live overflow slot is not listed under its bucket");
     }
   }
+  if (tombstones != tombstones_)
+    return Status(Code::kInternal, "tombstones disagree with their count");
   if (live != entries_) return Status(Code::kInternal, "entries disagree with the live slots");
   if (overflow_live != overflow_entries_ ||
       overflow_live + free_overflow_.size() != all_slots_ - bucket_slots_) {

@@ -43,6 +43,8 @@ class Index {
     });
     return found;
   }
+  // The tombstone of a key; kNoSlot.
+  SlotId FindTombstone(const Hash128& hash, uint16_t namespace_id) const;
   // A slot where an entry of this hash may be published: in its bucket, else in the overflow area.
   SlotId FindFree(const Hash128& hash) const;
   // Calls visit(SlotId) for each slot of a bucket, its overflow slots included, until it returns
@@ -62,9 +64,14 @@ class Index {
 
   // Writes the entry into a slot of its bucket, or of FindFree, and makes it LIVE with slot.word's
   // generation: BUSY, fields, LIVE. `entry` is complete but for the state and the CRC. The slot may
-  // be LIVE with the same fingerprint, which is replaced.
+  // be LIVE or a TOMBSTONE with the same fingerprint, which is replaced.
   void Publish(SlotId id, const protocol::Slot& entry, uint32_t extent);
-  // FREE with a new generation; when it returns, no reader can take the entry for live any more.
+  // The same with TOMBSTONE in the place of LIVE, for a key that must count as removed whatever
+  // others say: `entry` has its generation, fingerprint, namespace and key length, no bytes. When
+  // it returns, no reader can take the entry that was there for live any more.
+  void Bury(SlotId id, const protocol::Slot& entry);
+  // FREE with a new generation, of a LIVE slot or a TOMBSTONE; when it returns, no reader can take
+  // the entry for live any more.
   void Unpublish(SlotId id, uint64_t new_generation);
 
   // For a successor, before anything else: the slot stays as it is, LIVE, and its entry is ours; or
@@ -78,6 +85,9 @@ class Index {
   bool IsLive(SlotId id) const {
     return protocol::SlotWord{Word(id, 0)}.state() == protocol::SlotState::kLive;
   }
+  bool IsTombstone(SlotId id) const {
+    return protocol::SlotWord{Word(id, 0)}.state() == protocol::SlotState::kTombstone;
+  }
   uint32_t ExtentOf(SlotId id) const { return extents_[id]; }
   // Of the slot in the index file.
   uint64_t OffsetOf(SlotId id) const;
@@ -87,6 +97,7 @@ class Index {
   uint32_t bucket_slots() const { return bucket_slots_; }
   uint32_t all_slots() const { return all_slots_; }
   uint64_t entries() const { return entries_; }
+  uint64_t tombstones() const { return tombstones_; }
   uint64_t overflow_entries() const { return overflow_entries_; }
   // What readers see in the header of a bucket.
   uint32_t OverflowCount(uint64_t bucket) const;
@@ -95,6 +106,10 @@ class Index {
   Status Check() const;
 
  private:
+  // BUSY, fields, then `state`.
+  void Write(SlotId id, const protocol::Slot& entry, protocol::SlotState state);
+  // Of a slot that was FREE: it is its bucket's, if it lies in the overflow area.
+  void Enlist(SlotId id, const Hash128& fingerprint);
   uint64_t* Words(SlotId id) const;
   uint64_t Word(SlotId id, size_t word) const;
   void SetOverflowCount(uint64_t bucket, uint32_t count);
@@ -107,7 +122,8 @@ class Index {
   const uint32_t bucket_slots_;
   const uint32_t all_slots_;
   uint64_t entries_ = 0;
-  uint64_t overflow_entries_ = 0;
+  uint64_t tombstones_ = 0;
+  uint64_t overflow_entries_ = 0;                                // tombstones included
   std::vector<uint32_t> extents_;                                // by slot
   absl::flat_hash_map<uint64_t, std::vector<SlotId>> overflow_;  // by bucket
   std::vector<SlotId> free_overflow_;

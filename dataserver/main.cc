@@ -20,6 +20,7 @@ int main(int argc, char** argv) {
   InitLog("dataserver", options.log_level, options.log_json);
   for (const std::string& warning : warnings) SIMM_LOG_WARN("{}", warning);
 
+  options.effective = spec.Effective();
   const std::string ready_file = options.ready_file;
   const uint64_t memory = options.memory_bytes;
   auto server = dataserver::Server::Start(std::move(options));

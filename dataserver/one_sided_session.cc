@@ -166,7 +166,7 @@ Result<ByteSpan> OneSidedSession::Commit(ByteSpan body, Instant now, MessageBuff
   protocol::CommitRequest m;
   SIMM_RETURN_IF_ERROR(protocol::Decode(body, &m));
   Hash128 hash;
-  const Code checked = shards_.Check(m.namespace_id, m.key, &hash);
+  const Code checked = shards_.Check(ShardCheck::For::kWrite, m.namespace_id, m.key, &hash);
   LeasedExtent leased;
   protocol::PutReply reply = {.code = checked, .map = shards_.Stamp()};
   switch (state_.leases.Take(lane_->id, m.lease, m.generation, m.offset, now, &leased)) {
@@ -236,8 +236,9 @@ ByteSpan OneSidedSession::Resume(MessageBuffer& buffer) {
 // Only once the lane is destroyed: until then its COMMIT may still come.
 ByteSpan OneSidedSession::AnswerResolve(const protocol::ResolveRequest& m, MessageBuffer& buffer) {
   Hash128 hash;
-  protocol::PutReply reply = {.code = shards_.Check(m.namespace_id, m.key, &hash),
-                              .map = shards_.Stamp()};
+  protocol::PutReply reply = {
+      .code = shards_.Check(ShardCheck::For::kWrite, m.namespace_id, m.key, &hash),
+      .map = shards_.Stamp()};
   if (reply.code == Code::kOk) {
     const bool live = pool_.IsLive(hash, m.namespace_id, m.key, m.generation);
     reply.code = live ? Code::kOk : Code::kLeaseGone;
@@ -249,13 +250,16 @@ ByteSpan OneSidedSession::AnswerResolve(const protocol::ResolveRequest& m, Messa
 // ---- lookup, pin, touch
 
 // Fills code, slot and place, and for how long the value is held.
-Code OneSidedSession::LocateAndPin(NamespaceId ns, std::string_view key, Instant now,
-                                   protocol::Location* out) {
+Code OneSidedSession::LocateAndPin(const protocol::KeysRequest& m, std::string_view key,
+                                   Instant now, protocol::Location* out) {
+  const NamespaceId ns = m.namespace_id;
   Hash128 hash;
   PinnedValue pinned;
-  out->code = shards_.Check(ns, key, &hash);
+  out->code = shards_.Check(ShardCheck::For::kRead, ns, key, &hash);
   if (out->code != Code::kOk) return out->code;
   out->code = pool_.Locate(hash, ns, key, &pinned, &out->slot, &out->slot_offset);
+  const bool told = (m.flags & protocol::kTellRemoved) != 0;
+  if (out->code == Code::kRemoved && !told) out->code = Code::kMiss;
   if (out->code != Code::kOk) return out->code;
   const PinTable::Added added = state_.pins.Add(session_, pinned, now + limits::kPinTime);
   if (added != PinTable::Added::kHeld) pool_.Release(pinned);
@@ -274,7 +278,7 @@ Result<ByteSpan> OneSidedSession::Lookup(ByteSpan body, Instant now, MessageBuff
   SIMM_RETURN_IF_ERROR(protocol::Decode(body, &m));
   Count(metrics_.lookups);
   protocol::Location location;
-  LocateAndPin(m.namespace_id, m.keys[0].key, now, &location);
+  LocateAndPin(m, m.keys[0].key, now, &location);
   return protocol::Encode(location, buffer);
 }
 
@@ -286,7 +290,7 @@ Result<ByteSpan> OneSidedSession::Pin(ByteSpan body, Instant now, MessageBuffer&
   // A chain comes root first; touched deepest first, its root ends up most recent.
   for (size_t i = m.keys.size(); i-- > 0;) {
     protocol::Location location;
-    const Code code = LocateAndPin(m.namespace_id, m.keys[i].key, now, &location);
+    const Code code = LocateAndPin(m, m.keys[i].key, now, &location);
     reply.pinned_ms[i] = {code, location.pinned_ms};
   }
   return protocol::Encode(reply, buffer);

@@ -77,7 +77,8 @@ class OneSidedSession {
   ByteSpan AnswerResolve(const protocol::ResolveRequest& m, protocol::MessageBuffer& buffer);
   Result<ByteSpan> Lookup(ByteSpan body, Instant now, protocol::MessageBuffer& buffer);
   Result<ByteSpan> Pin(ByteSpan body, Instant now, protocol::MessageBuffer& buffer);
-  Code LocateAndPin(NamespaceId ns, std::string_view key, Instant now, protocol::Location* out);
+  Code LocateAndPin(const protocol::KeysRequest& m, std::string_view key, Instant now,
+                    protocol::Location* out);
   Status TouchSlots(ByteSpan body);
   LeaseTable::LaneRef Ref() const {
     return {lane_ ? lane_->id : 0, options_.process, session_, lane_tag_};

@@ -53,6 +53,8 @@ config::ConfigSpec MakeSpec(ServerOptions* options) {
   AddRdma(spec, options);
   spec.Integer("threads", &options->threads, 0u, 256u,
                "threads of the data port; 0: one per processor, at most 16");
+  spec.Size("migration-bandwidth", &options->migration_bandwidth, 0, 1ULL << 46,
+            "bytes a second at most that this server pulls of shards that come to it; 0: no limit");
   spec.Bool("prefault", &options->prefault, "touch all of the pool's memory at the start");
   spec.Bool("huge-pages", &options->huge_pages,
             "lay the pool on huge pages if enough are free (sysctl vm.nr_hugepages), else on "

@@ -25,7 +25,8 @@ struct ServerOptions {
   std::string transport = "auto";
   std::string shm_socket;
   transport::RdmaOptions rdma;
-  uint32_t threads = 0;  // 0: one per processor, at most 16
+  uint64_t migration_bandwidth = 256ULL << 20;  // bytes a second; 0: no limit
+  uint32_t threads = 0;                         // 0: one per processor, at most 16
   bool prefault = true;
   bool huge_pages = true;
   bool verify_puts = true;
@@ -35,6 +36,7 @@ struct ServerOptions {
   std::string log_level = "info";
   bool log_json = false;
   std::string ready_file;
+  std::vector<config::OptionValue> effective;  // all of these, for operators who ask
 };
 
 config::ConfigSpec MakeSpec(ServerOptions* options);

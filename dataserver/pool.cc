@@ -159,44 +159,13 @@ Code Pool::Commit(const Grant& grant, const Hash128& hash, NamespaceId ns, std::
     return give_up(Code::kExists);
   }
 
-  ExtentHeader header;
-  header.generation = grant.generation;
-  header.value_bytes = static_cast<uint32_t>(value_bytes);
-  header.key_bytes = static_cast<uint16_t>(key.size());
-  header.namespace_id = ns;
-  header.parent_high = hints.parent.high;
-  header.parent_low = hints.parent.low;
-  header.depth = hints.depth;
-  WriteHead(core.At(offset), header, key);
-
-  Slot slot;
-  slot.word = SlotWord::Make(grant.generation, SlotState::kLive).bits;
-  slot.fingerprint_high = hash.high;
-  slot.fingerprint_low = hash.low;
-  slot.offset = offset;
-  slot.value_bytes = header.value_bytes;
-  slot.key_bytes = header.key_bytes;
-  slot.namespace_id = ns;
-  const uint64_t expiry_ms = hints.ttl_ms == 0 ? 0 : core.BootMillis() + hints.ttl_ms;
-  slot.expiry_s = static_cast<uint32_t>((expiry_ms + 999) / 1000);
-  slot.checksum = checksum;
-  if (existing != kNoSlot) {
-    const uint32_t old = core.index.ExtentOf(existing);
-    core.live_value_bytes -= core.index.Load(existing).value_bytes;
-    core.expiry.Remove(old);
-    core.Publish(grant, existing, slot, now);
-    core.space.Unpublish(old, now);
-  } else {
-    const SlotId id = core.SlotFor(hash, now);
-    if (id == kNoSlot) {
-      ++core.counters.busy;
-      return give_up(Code::kBusy);
-    }
-    core.Publish(grant, id, slot, now);
-  }
-  if (expiry_ms != 0) core.expiry.Add(grant.extent, expiry_ms);
-  core.NoteChange();
-  return Code::kOk;
+  // Where nothing is replaced, equal keys have equal values, and the source's is as good.
+  const bool newer = core.PullingSince(hash) != 0 &&
+                     (mode == PutMode::kReplace || core.index.FindTombstone(hash, ns) != kNoSlot);
+  const Slot slot =
+      core.WriteEntry(grant.generation, offset, hash, ns, key, value_bytes, checksum, newer, hints);
+  const Code code = core.Insert(grant.extent, slot, existing, hints.ttl_ms, now, std::nullopt);
+  return code == Code::kOk ? code : give_up(code);
 }
 
 void Pool::Release(const PinnedValue& pinned) {
@@ -212,7 +181,7 @@ Code Pool::Lookup(const Hash128& hash, NamespaceId ns, std::string_view key,
                   uint64_t* value_bytes) {
   MutexLock lock(core_->mutex);
   const SlotId id = core_->Find(hash, ns, key);
-  if (id == kNoSlot) return Code::kMiss;
+  if (id == kNoSlot) return core_->Absent(hash, ns);
   *value_bytes = core_->index.Load(id).value_bytes;
   return Code::kOk;
 }
@@ -240,8 +209,17 @@ Code Pool::Remove(const Hash128& hash, NamespaceId ns, std::string_view key) {
   const Instant now = core_->clock.Now();
   MutexLock lock(core_->mutex);
   const SlotId id = core_->Find(hash, ns, key);
-  if (id == kNoSlot) return Code::kMiss;
-  core_->Unpublish(id, now);
+  const bool pulling = core_->PullingSince(hash) != 0;
+  if (id == kNoSlot && (!pulling || core_->index.FindTombstone(hash, ns) != kNoSlot))
+    return Code::kMiss;
+  if (pulling && !core_->MayBury()) return Code::kBusy;
+  if (id != kNoSlot) {
+    core_->Unpublish(id, now, Core::Bury::kAlways);
+  } else {
+    const SlotId free = core_->SlotFor(hash, now);
+    if (free == kNoSlot) return Code::kBusy;
+    core_->index.Bury(free, core_->TombstoneOf(hash, ns, key.size()));
+  }
   core_->NoteChange();
   return Code::kOk;
 }
@@ -255,7 +233,7 @@ bool Pool::Scrub(const Hash128& hash, NamespaceId ns, std::string_view key) {
     const Instant now = core_->clock.Now();
     MutexLock lock(core_->mutex);
     if (core_->space.Is(pinned.extent, ExtentState::kLive, pinned.generation)) {
-      core_->Unpublish(core_->space.record(pinned.extent).slot, now);
+      core_->Unpublish(core_->space.record(pinned.extent).slot, now, Core::Bury::kIfNewer);
       removed = true;
     }
   }
@@ -295,7 +273,7 @@ bool Pool::ExpireSome() {
   MutexLock lock(core.mutex);
   uint32_t due = core.expiry.Due(boot_ms);
   for (size_t left = kEvictionsPerStep; left > 0 && due != kNoExtent; --left) {
-    core.Unpublish(core.space.record(due).slot, now);
+    core.Unpublish(core.space.record(due).slot, now, Core::Bury::kIfNewer);
     ++core.counters.expired;
     due = core.expiry.Due(boot_ms);
   }
@@ -324,8 +302,13 @@ uint64_t Pool::DropSome(uint64_t cursor, uint64_t* dropped, const Drop& drop) {
   const uint64_t end = std::min(all, cursor + kSlotsPerStep);
   for (; cursor < end; ++cursor) {
     const SlotId id = static_cast<SlotId>(cursor);
+    if (core.index.IsTombstone(id)) {
+      if (core.PullingSince(core.index.Load(id).fingerprint()) == 0)
+        core.index.Unpublish(id, core.NextGeneration());
+      continue;
+    }
     if (!core.index.IsLive(id) || !drop(core.index.Load(id))) continue;
-    core.Unpublish(id, now);
+    core.Unpublish(id, now, Core::Bury::kNever);
     ++core.counters.dropped;
     ++*dropped;
   }
@@ -372,6 +355,7 @@ PoolUsage Pool::Usage() const {
   usage.live_value_bytes = core.live_value_bytes;
   usage.entries = core.index.entries();
   usage.slots = core.geometry.slots();
+  usage.tombstones = core.index.tombstones();
   usage.overflow_entries = core.index.overflow_entries();
   return usage;
 }
@@ -418,7 +402,9 @@ Status Pool::Audit() const {
     return Status(Code::kInternal, "the expiry queue holds other than what expires");
   if (live != core.index.entries())
     return Status(Code::kInternal, "live slots without a live extent");
-  if (value_bytes != core.live_value_bytes)
+  uint64_t of_shards = 0;
+  for (const ShardLoad& load : core.shard_loads) of_shards += load.value_bytes;
+  if (value_bytes != core.live_value_bytes || value_bytes != of_shards)
     return Status(Code::kInternal, "live value bytes disagree");
   uint64_t sum = 0;
   for (size_t i = 0; i < kExtentStates; ++i) sum += core.space.BytesIn(static_cast<ExtentState>(i));

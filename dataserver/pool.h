@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -47,6 +48,7 @@ struct PoolUsage {
   uint64_t entries = 0;
   uint64_t slots = 0;
   uint64_t overflow_entries = 0;
+  uint64_t tombstones = 0;
 };
 
 enum class EvictionCause : uint8_t { kMemory = 0, kContiguity = 1, kIndex = 2, kOverflow = 3 };
@@ -121,6 +123,30 @@ struct AdoptedGrant {
   LeasedExtent extent;
   protocol::LeaseRecord record;
   uint32_t number = 0;  // of the record
+};
+
+// What lies here of some shards.
+struct ShardLoad {
+  uint64_t entries = 0;
+  uint64_t value_bytes = 0;
+};
+
+// An entry as a source tells its destination of it.
+struct EntryFacts {
+  Hash128 hash;
+  NamespaceId ns = 0;
+  std::string key;
+  uint64_t value_bytes = 0;
+  uint64_t checksum = 0;
+  uint32_t ttl_ms = 0;              // left; 0: for ever
+  Duration age = Duration::zero();  // since its last use
+};
+
+// A live slot of a listing.
+struct ListedSlot {
+  uint64_t rank = 0;  // more is hotter
+  uint32_t slot = 0;
+  float heat = 0;  // the same from 0 to 1, at the time of the look
 };
 
 // What a remote writer says that it has written into a leased extent.
@@ -209,19 +235,20 @@ class Pool {
   // The reserve is short and the evictor finds nothing to evict: too much is granted or pinned.
   bool IsShort() const;
 
-  // kOk and a pin; kMiss. Does not touch.
+  // kOk and a pin; kMiss; kRemoved: a miss, and the key has a TOMBSTONE. Does not touch.
   Code Acquire(const Hash128& hash, NamespaceId ns, std::string_view key, PinnedValue* out);
   // The same with the slot as it is now and its offset in the index file; touches.
   Code Locate(const Hash128& hash, NamespaceId ns, std::string_view key, PinnedValue* out,
               protocol::Slot* slot, uint64_t* slot_offset);
   void Release(const PinnedValue& pinned);
-  // kOk and the length, or kMiss.
+  // kOk and the length, kMiss or kRemoved.
   Code Lookup(const Hash128& hash, NamespaceId ns, std::string_view key, uint64_t* value_bytes);
   // Marks as most recently used; unknown keys are ignored.
   void Touch(const Hash128& hash, NamespaceId ns, std::string_view key);
   // By location, as one-sided readers report it: counts only while the generation is still there.
   void TouchSlot(uint32_t slot, uint64_t generation);
-  // kOk (gone, old value in limbo) or kMiss.
+  // kOk (gone, old value in limbo) or kMiss. While the shard has a source, which may have the key:
+  // a TOMBSTONE stays, kOk says that it is new, kBusy that there is no room for it.
   Code Remove(const Hash128& hash, NamespaceId ns, std::string_view key);
   // Recomputes the checksum of a live value and removes it if it is wrong. True: removed.
   bool Scrub(const Hash128& hash, NamespaceId ns, std::string_view key);
@@ -234,13 +261,36 @@ class Pool {
   bool ExpireSome();
   // Blocks up to `timeout` until EvictSome has work; for the evictor's thread.
   void WaitForEvictionWork(Duration timeout);
-  // One bounded step of dropping live entries whose shard `owned` denies. The cursor starts at 0;
-  // done when it comes back as UINT64_MAX.
+  // One bounded step of dropping live entries whose shard `owned` denies, and TOMBSTONES of shards
+  // without a source. The cursor starts at 0; done when it comes back as UINT64_MAX.
   uint64_t DropShards(const std::function<bool(uint32_t shard)>& owned, uint64_t cursor);
 
   // The same for the live entries of a namespace; adds their number to *dropped. What is put while
   // it goes on may stay.
   uint64_t DropNamespace(NamespaceId ns, uint64_t cursor, uint64_t* dropped);
+
+  // ---- migration (pool_migration.cc)
+
+  // The shards, ascending, whose owner this is and whose older values a source has. Of those that
+  // are new here, what is live now counts as older than the source's.
+  void SetPulling(std::span<const uint32_t> shards);
+  // Whether a value that the source has is wanted: kOk; kExists (it is here, or a newer one);
+  // kRemoved (a TOMBSTONE); kWrongOwner (the shard has no source any more).
+  Code WantsPulled(const EntryFacts& entry);
+  // Room for the value, beside other bytes on their way, without giving up anything that was used
+  // after it.
+  bool HasRoomFor(const EntryFacts& entry, uint64_t on_the_way);
+  // As Commit, of a value that was fetched from the source: a live entry that is older than the
+  // pull is replaced; else kExists, kRemoved and kWrongOwner as above. It is as cold as it was.
+  Code CommitPulled(const Grant& grant, const EntryFacts& entry, const PutHints& hints);
+  // One bounded step over the index: appends the live slots of shards that `wanted` accepts and of
+  // generations above `newer_than`. Cursor as in DropShards.
+  uint64_t ListSlots(const std::function<bool(uint32_t shard)>& wanted, uint64_t newer_than,
+                     uint64_t cursor, std::vector<ListedSlot>* out) const;
+  // The entry in the slot now; false: there is none.
+  bool Describe(uint32_t slot, EntryFacts* out) const;
+  uint64_t NewestGeneration() const;
+  ShardLoad LoadOf(std::span<const uint32_t> shards) const;
 
   PoolUsage Usage() const;
   PoolCounters Counters() const;

@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "common/base/limits.h"
 #include "common/base/mutex.h"
+#include "common/routing/key_hash.h"
 #include "dataserver/expiry_queue.h"
 #include "dataserver/extent_head.h"
 #include "dataserver/index.h"
@@ -27,6 +30,9 @@ inline constexpr size_t kVictimsPerHold = 512;
 inline constexpr size_t kPlansPerHold = 8;
 // Holds that are added to those a clearing needs when nobody takes its room; then the put is busy.
 inline constexpr size_t kSpareHolds = 16;
+
+// Tombstones at most: this part of the slots.
+inline constexpr uint64_t kTombstoneShare = 8;
 
 // What is behind a Pool, and the steps that its methods share. Included by pool*.cc only.
 class Pool::Core {
@@ -53,7 +59,7 @@ class Pool::Core {
     const protocol::Slot slot = index.Load(id);
     index.Adopt(id, extent);
     space.Readmit(extent, id, now);
-    live_value_bytes += slot.value_bytes;
+    CountLive(slot);
     if (slot.expiry_s != 0) expiry.Add(extent, uint64_t{slot.expiry_s} * 1000);
   }
 
@@ -128,13 +134,57 @@ class Pool::Core {
     space.Pin(out->extent);
     return slot;
   }
+  // Whether a TOMBSTONE is left where an entry was, while its shard has a source: never, if the
+  // entry is newer than what the source has, always.
+  enum class Bury : uint8_t { kNever, kIfNewer, kAlways };
   // Takes the entry out of index and policy; its bytes go to limbo, or stay for who holds them.
-  void Unpublish(SlotId id, Instant now) SIMM_REQUIRES(mutex) {
-    live_value_bytes -= index.Load(id).value_bytes;
+  void Unpublish(SlotId id, Instant now, Bury bury) SIMM_REQUIRES(mutex) {
+    const protocol::Slot slot = index.Load(id);
+    UncountLive(slot);
     const uint32_t extent = index.ExtentOf(id);
     expiry.Remove(extent);
-    index.Unpublish(id, NextGeneration());
+    const bool newer = (slot.flags & protocol::kSlotBesideSource) != 0;
+    if ((bury == Bury::kAlways || (bury == Bury::kIfNewer && newer)) &&
+        PullingSince(slot.fingerprint()) != 0 && MayBury()) {
+      index.Bury(id, TombstoneOf(slot.fingerprint(), slot.namespace_id, slot.key_bytes));
+    } else {
+      index.Unpublish(id, NextGeneration());
+    }
     space.Unpublish(extent, now);
+  }
+  // 0: the shard has no source. Else the generation that divides what was here before it got one
+  // from what has been published since.
+  uint64_t PullingSince(const Hash128& hash) const SIMM_REQUIRES(mutex) {
+    return pulling_since.empty() ? 0 : pulling_since[ShardOf(hash)];
+  }
+  bool MayBury() const SIMM_REQUIRES(mutex) {
+    return index.tombstones() < geometry.slots() / kTombstoneShare;
+  }
+  protocol::Slot TombstoneOf(const Hash128& hash, NamespaceId ns, size_t key_bytes)
+      SIMM_REQUIRES(mutex) {
+    protocol::Slot slot;
+    slot.word = protocol::SlotWord::Make(NextGeneration(), protocol::SlotState::kTombstone).bits;
+    slot.fingerprint_high = hash.high;
+    slot.fingerprint_low = hash.low;
+    slot.key_bytes = static_cast<uint16_t>(key_bytes);
+    slot.namespace_id = ns;
+    return slot;
+  }
+  // kMiss, or kRemoved for a key whose tombstone is here.
+  Code Absent(const Hash128& hash, NamespaceId ns) const SIMM_REQUIRES(mutex) {
+    return index.FindTombstone(hash, ns) == kNoSlot ? Code::kMiss : Code::kRemoved;
+  }
+  void CountLive(const protocol::Slot& slot) SIMM_REQUIRES(mutex) {
+    live_value_bytes += slot.value_bytes;
+    ShardLoad& load = shard_loads[ShardOf(slot.fingerprint())];
+    ++load.entries;
+    load.value_bytes += slot.value_bytes;
+  }
+  void UncountLive(const protocol::Slot& slot) SIMM_REQUIRES(mutex) {
+    live_value_bytes -= slot.value_bytes;
+    ShardLoad& load = shard_loads[ShardOf(slot.fingerprint())];
+    --load.entries;
+    load.value_bytes -= slot.value_bytes;
   }
   void Evict(uint32_t extent, EvictionCause cause, Instant now) SIMM_REQUIRES(mutex) {
     counters.eviction_stats.ages.Observe(
@@ -145,7 +195,7 @@ class Pool::Core {
     const auto unused =
         std::chrono::duration_cast<std::chrono::milliseconds>(now - space.policy().LastUse(extent));
     counters.last_evicted_age_ms = static_cast<uint64_t>(std::max<int64_t>(0, unused.count()));
-    Unpublish(space.record(extent).slot, now);
+    Unpublish(space.record(extent).slot, now, Bury::kIfNewer);
   }
   void EvictColdestOf(uint64_t bucket, Instant now) SIMM_REQUIRES(mutex) {
     uint32_t coldest = kNoExtent;
@@ -160,14 +210,25 @@ class Pool::Core {
   SlotId SlotFor(const Hash128& hash, Instant now) SIMM_REQUIRES(mutex) {
     if (const SlotId id = index.FindFree(hash); id != kNoSlot) return id;
     EvictColdestOf(index.BucketOf(hash), now);
+    if (const SlotId id = index.FindFree(hash); id != kNoSlot) return id;
+    // Tombstones all over.
+    SlotId buried = kNoSlot;
+    index.ForEachSlot(index.BucketOf(hash), [&](SlotId id) SIMM_NO_THREAD_SAFETY {
+      if (index.IsTombstone(id)) buried = id;
+      return buried == kNoSlot;
+    });
+    if (buried != kNoSlot) index.Unpublish(buried, NextGeneration());
     return index.FindFree(hash);
   }
-  void Publish(const Grant& grant, SlotId id, const protocol::Slot& slot, Instant now)
-      SIMM_REQUIRES(mutex) {
-    index.Publish(id, slot, grant.extent);
-    space.Publish(grant.extent, id, now);
-    live_value_bytes += slot.value_bytes;
-  }
+  // Writes head and slot of an entry whose value lies in the extent at `offset`.
+  protocol::Slot WriteEntry(uint64_t generation, uint64_t offset, const Hash128& hash,
+                            NamespaceId ns, std::string_view key, uint64_t value_bytes,
+                            uint64_t checksum, bool beside_source, const PutHints& hints)
+      SIMM_REQUIRES(mutex);
+  // Publishes it in the place of `existing`, of its tombstone, or in a slot of its own (kBusy: none
+  // can be had), as used now or, `used`, then.
+  Code Insert(uint32_t extent, const protocol::Slot& entry, SlotId existing, uint32_t ttl_ms,
+              Instant now, std::optional<Instant> used) SIMM_REQUIRES(mutex);
 
   bool IndexIsFull() const SIMM_REQUIRES(mutex) {
     return static_cast<double>(index.entries()) >
@@ -198,6 +259,9 @@ class Pool::Core {
   PoolCounters counters SIMM_GUARDED_BY(mutex);
   uint64_t generations SIMM_GUARDED_BY(mutex) = 0;
   uint64_t live_value_bytes SIMM_GUARDED_BY(mutex) = 0;
+  std::vector<ShardLoad> shard_loads SIMM_GUARDED_BY(mutex) =
+      std::vector<ShardLoad>(limits::kShards);
+  std::vector<uint64_t> pulling_since SIMM_GUARDED_BY(mutex);  // by shard; empty: none
   bool settled SIMM_GUARDED_BY(mutex) =
       false;  // EvictSome found nothing more to do since the last change
   std::vector<uint32_t> victims SIMM_GUARDED_BY(mutex);  // scratch

@@ -124,7 +124,7 @@ bool Pool::IsShort() const {
 Code Pool::Acquire(const Hash128& hash, NamespaceId ns, std::string_view key, PinnedValue* out) {
   MutexLock lock(core_->mutex);
   const SlotId id = core_->Find(hash, ns, key);
-  if (id == kNoSlot) return Code::kMiss;
+  if (id == kNoSlot) return core_->Absent(hash, ns);
   core_->PinLive(id, out);
   return Code::kOk;
 }
@@ -134,7 +134,7 @@ Code Pool::Locate(const Hash128& hash, NamespaceId ns, std::string_view key, Pin
   const Instant now = core_->clock.Now();
   MutexLock lock(core_->mutex);
   const SlotId id = core_->Find(hash, ns, key);
-  if (id == kNoSlot) return Code::kMiss;
+  if (id == kNoSlot) return core_->Absent(hash, ns);
   *slot = core_->PinLive(id, out);
   *slot_offset = core_->index.OffsetOf(id);
   core_->space.Touch(out->extent, now);

@@ -96,7 +96,10 @@ class Pool::Core::Recoverer {
       const Slot slot = core_.index.Load(id);
       const SlotState state = SlotWord{slot.word}.state();
       if (state == SlotState::kFree) continue;
-      if (state != SlotState::kLive) {
+      if (state == SlotState::kTombstone) {
+        // Of a pull that this start begins anew, or that is over.
+        core_.index.Clear(id, core_.NextGeneration());
+      } else if (state != SlotState::kLive) {
         Drop(id, DropCause::kUnfinished);
       } else if (slot.crc != slot.ComputeCrc()) {
         Drop(id, DropCause::kDamaged);

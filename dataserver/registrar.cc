@@ -71,7 +71,7 @@ void Registrar::SetProblem(const Status& problem) {
 
 bool Registrar::TryRegister() {
   rpc::RegisterRequest request = options_.request;
-  request.capabilities |= kCapabilityReportMap;
+  request.capabilities |= kCapabilityReportMap | kCapabilityMigration;
   const auto held = options_.map->Get();
   if (held != nullptr) {
     request.expected_cluster = held->version().cluster;
@@ -94,6 +94,7 @@ bool Registrar::TryRegister() {
     ReportMap(*reply, held.get());
     return false;
   }
+  options_.on_registered(reply->id);
   options_.self->store(reply->id, std::memory_order_release);
   if (reply->heartbeat_ms > 0) heartbeat_ = std::chrono::milliseconds(reply->heartbeat_ms);
   SIMM_LOG_INFO("registered as server {} ({}), map {}", reply->id, request.name,
@@ -122,7 +123,11 @@ bool Registrar::SendHeartbeat() {
   rpc::HeartbeatRequest request;
   request.id = options_.self->load(std::memory_order_acquire);
   request.boot_id = options_.request.boot_id;
-  if (const auto table = options_.map->Get()) request.map = table->version();
+  if (const auto table = options_.map->Get()) {
+    request.map = table->version();
+    request.pulled_shards = options_.pulled(*table);
+  }
+  request.migration = options_.migration();
   request.stats = options_.stats();
   const Instant sent = MonotonicClock::Get().Now();
   const auto reply = manager_->Heartbeat(request, kCallTimeout);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "common/base/mutex.h"
 #include "common/routing/map_holder.h"
@@ -21,8 +22,13 @@ class Registrar {
   struct Options {
     rpc::RegisterRequest request;  // expected_cluster is filled from the map held
     std::function<rpc::ServerStats()> stats;
+    // Shards pulled by the rows of this map, ascending, and how far all is.
+    std::function<std::vector<uint32_t>(const RouteTable&)> pulled;
+    std::function<rpc::MigrationProgress()> migration;
     MapHolder* map = nullptr;
     std::atomic<ServerId>* self = nullptr;  // set at each registration
+    // Before that: this server goes by this id from here on.
+    std::function<void(ServerId)> on_registered;
     // Told of each heartbeat: how long the call took, and whether it was answered. May be empty.
     std::function<void(Duration took, bool answered)> on_heartbeat = {};
   };

@@ -11,6 +11,7 @@
 #include "common/base/log.h"
 #include "common/base/signals.h"
 #include "common/base/version.h"
+#include "common/rpc/dataserver_stub.h"
 #include "common/transport/address.h"
 
 namespace simm::dataserver {
@@ -110,26 +111,30 @@ Status Server::Open() {
                                                        .verify_commits = options_.verify_commits,
                                                        .one_sided = one_sided_.get(),
                                                        .slow_op = options_.slow_op});
+  migrator_ = std::make_unique<Migrator>(
+      *pool_, Migrator::Options{
+                  .bytes_per_s = options_.migration_bandwidth,
+                  .connect = [this](const ServerRecord& source,
+                                    const MapVersion& map) { return ConnectToSource(source, map); },
+                  .on_pulled =
+                      [this] {
+                        if (started_.load()) registrar_->HeartbeatSoon();
+                      }});
   SIMM_RETURN_IF_ERROR(OpenPorts());
 
   auto manager = rpc::ManagerStub::Create(options_.managers);
   if (!manager.ok()) return manager.status();
-  rpc::RegisterRequest request;
-  request.name = options_.name;
-  request.pool_id = pool_->pool_id();
-  request.incarnation = pool_->incarnation();
-  request.boot_id = boot_id_;
-  request.control_address = control_address_;
-  request.data_address = data_address_;
-  request.zone = options_.zone;
-  request.weight = pool_->geometry().data_bytes;
-  request.version = kVersion;
-  registrar_ = std::make_unique<Registrar>(std::move(*manager),
-                                           Registrar::Options{.request = std::move(request),
-                                                              .stats = [this] { return Stats(); },
-                                                              .map = &map_,
-                                                              .self = &self_,
-                                                              .on_heartbeat = HeartbeatMeter()});
+  registrar_ = std::make_unique<Registrar>(
+      std::move(*manager),
+      Registrar::Options{
+          .request = Registration(),
+          .stats = [this] { return Stats(); },
+          .pulled = [this](const RouteTable& table) { return migrator_->Pulled(table); },
+          .migration = [this] { return migrator_->Progress(); },
+          .map = &map_,
+          .self = &self_,
+          .on_registered = [this](ServerId id) { OnRegistered(id); },
+          .on_heartbeat = HeartbeatMeter()});
   auto watcher =
       rpc::MapWatcher::Start({.addresses = options_.managers,
                               .kind = rpc::WatcherKind::kServer,
@@ -143,6 +148,20 @@ Status Server::Open() {
   sweeper_ = std::thread([this] { SweepLoop(); });
   housekeeper_ = std::thread([this] { HousekeepLoop(); });
   return Status::Ok();
+}
+
+rpc::RegisterRequest Server::Registration() const {
+  rpc::RegisterRequest request;
+  request.name = options_.name;
+  request.pool_id = pool_->pool_id();
+  request.incarnation = pool_->incarnation();
+  request.boot_id = boot_id_;
+  request.control_address = control_address_;
+  request.data_address = data_address_;
+  request.zone = options_.zone;
+  request.weight = pool_->geometry().data_bytes;
+  request.version = kVersion;
+  return request;
 }
 
 std::function<void(Duration, bool)> Server::HeartbeatMeter() {
@@ -177,6 +196,7 @@ Status Server::OpenPorts() {
                                             .manager = nullptr,
                                             .data_server = this,
                                             .maps = &board_,
+                                            .describe = [this] { return Describe(); },
                                             .observer = {}});
   if (!control.ok()) return control.status();
   control_ = std::move(*control);
@@ -214,6 +234,7 @@ std::string Server::AdvertisedHost() const {
 void Server::Stop(Duration grace) {
   if (stopping_.exchange(true)) return;
   if (watcher_) watcher_->Stop();
+  if (migrator_) migrator_->Stop();
   if (registrar_) registrar_->Stop();
   if (data_) data_->Stop(grace);
   if (control_) control_->Shutdown(std::chrono::milliseconds(200));
@@ -234,12 +255,43 @@ void Server::OnTable(std::shared_ptr<const RouteTable> table) {
   if (const uint64_t dropped = pool_->BindTo(table->version().cluster); dropped > 0) {
     SIMM_LOG_WARN("the pool held {} entries of another cluster: they are dropped", dropped);
   }
-  map_.Set(table);
+  {
+    MutexLock lock(rows_mutex_);
+    migrator_->OnTable(table, registered_as_);
+    map_.Set(table);
+  }
   board_.Publish(std::move(table));
   if (registrar_) registrar_->HeartbeatSoon();
   MutexLock lock(mutex_);
   ++table_changes_;
   table_changed_.NotifyAll();
+}
+
+// The map that says which shards are this server's may be here before it knows its own id.
+void Server::OnRegistered(ServerId id) {
+  {
+    MutexLock lock(rows_mutex_);
+    registered_as_ = id;
+    if (auto table = map_.Get()) migrator_->OnTable(std::move(table), id);
+    self_.store(id, std::memory_order_release);
+  }
+  MutexLock lock(mutex_);
+  ++table_changes_;
+  table_changed_.NotifyAll();
+}
+
+// A session of its own for each lane, as a client of that server.
+Result<std::unique_ptr<transport::Connection>> Server::ConnectToSource(const ServerRecord& source,
+                                                                       const MapVersion& map) {
+  rpc::HandshakeRequest request;
+  request.expected_cluster = map.cluster;
+  request.expected_server = source.id;
+  request.client_name = "migration to " + options_.name;
+  request.transports = {"tcp"};
+  const auto reply = rpc::Handshake(source.control_address, request, limits::kConnectTimeout);
+  if (!reply.ok()) return reply.status();
+  return tcp_.Connect(reply->endpoint, {reply->session, reply->incarnation},
+                      limits::kConnectTimeout);
 }
 
 void Server::EvictLoop() {
@@ -275,13 +327,14 @@ void Server::HousekeepLoop() {
       seen = table_changes_;
     }
     if (stopping_.load()) return;
-    const auto table = map_.Get();
-    const ServerId self = self_.load();
-    // Of this very start: an older map may say what was given away while this server was down.
-    const ServerRecord* const own =
-        table == nullptr || self == kNoServer ? nullptr : table->FindServer(self);
-    if (own == nullptr || own->boot_id != boot_id_) continue;
     for (uint64_t cursor = 0; cursor != UINT64_MAX && !stopping_.load();) {
+      // The newest at each step: it may have given a shard back that is being written again.
+      const auto table = map_.Get();
+      const ServerId self = self_.load();
+      // Of this very start: an older map may say what was given away while this server was down.
+      const ServerRecord* const own =
+          table == nullptr || self == kNoServer ? nullptr : table->FindServer(self);
+      if (own == nullptr || own->boot_id != boot_id_) break;
       cursor = pool_->DropShards([&](uint32_t shard) { return OwnsAnyShard(*table, self, shard); },
                                  cursor);
     }
@@ -422,6 +475,7 @@ Result<rpc::NodeStatus> Server::GetStatus() {
     status.shards = table->ShardsOf(status.record.id);
   }
   status.stats = Stats();
+  status.migration = migrator_->Progress();
   status.version = kVersion;
   return status;
 }

@@ -14,6 +14,7 @@
 #include "common/transport/tcp/tcp_transport.h"
 #include "dataserver/data_metrics.h"
 #include "dataserver/data_service.h"
+#include "dataserver/migrator.h"
 #include "dataserver/options.h"
 #include "dataserver/pool.h"
 #include "dataserver/registrar.h"
@@ -42,22 +43,31 @@ class Server final : public rpc::DataServerHandler {
   Result<std::string> OpenLane(const rpc::OpenLaneRequest& request) override;
   Result<uint64_t> ClearNamespace(const rpc::ClearNamespaceRequest& request,
                                   const std::function<bool()>& cancelled) override;
+  Result<rpc::SampleKeysReply> SampleKeys(const rpc::SampleKeysRequest& request,
+                                          const std::function<bool()>& cancelled) override;
   Result<rpc::NodeStatus> GetStatus() override;
 
  private:
   explicit Server(ServerOptions options);
   Status Open();
   Status OpenPorts();
+  // Who this server is, once its ports are open.
+  rpc::RegisterRequest Registration() const;
   // Counts the heartbeats.
   std::function<void(Duration took, bool answered)> HeartbeatMeter();
   void OnTable(std::shared_ptr<const RouteTable> table);
+  void OnRegistered(ServerId id);
+  Result<std::unique_ptr<transport::Connection>> ConnectToSource(const ServerRecord& source,
+                                                                 const MapVersion& map);
   void EvictLoop();
   void SweepLoop();
   void HousekeepLoop();
   Status Ready() const;
   Status CheckAddressee(const Id128& cluster, ServerId server) const;
   rpc::ServerStats Stats() const;
+  rpc::NodeDescription Describe() const;
   void Collect(metrics::Sink& sink) const;
+  void CollectMigration(metrics::Sink& sink) const;
   std::string AdvertisedHost() const;
 
   ServerOptions options_;
@@ -76,6 +86,7 @@ class Server final : public rpc::DataServerHandler {
   std::unique_ptr<DataService> data_;
   std::unique_ptr<rpc::ControlServer> control_;
   std::unique_ptr<metrics::HttpServer> http_;
+  std::unique_ptr<Migrator> migrator_;
   std::unique_ptr<Registrar> registrar_;
   std::unique_ptr<rpc::MapWatcher> watcher_;
   std::string control_address_;
@@ -86,6 +97,8 @@ class Server final : public rpc::DataServerHandler {
   std::thread evictor_;
   std::thread sweeper_;
   std::thread housekeeper_;
+  Mutex rows_mutex_;  // whose rows are whose: map and id change one after the other
+  ServerId registered_as_ SIMM_GUARDED_BY(rows_mutex_) = kNoServer;
   Mutex mutex_;
   CondVar table_changed_;
   CondVar stop_;

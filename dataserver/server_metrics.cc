@@ -172,10 +172,47 @@ void CollectRecovery(const PoolRecovery& recovery, metrics::Sink& sink) {
 
 }  // namespace
 
+void Server::CollectMigration(metrics::Sink& sink) const {
+  const rpc::MigrationProgress progress = migrator_->Progress();
+  for (size_t i = 0; i < kPullOutcomes; ++i) {
+    const auto outcome = static_cast<PullOutcome>(i);
+    sink.Counter("simm_dataserver_migration_entries_total",
+                 "Entries that sources of this server's shards have told of, by what became of "
+                 "them; no_room and damaged are given up.",
+                 {{"outcome", std::string(PullOutcomeName(outcome))}},
+                 static_cast<double>(migrator_->Entries(outcome)));
+  }
+  const auto count = [&](const char* name, const char* help, double value) {
+    sink.Counter(name, help, {}, value);
+  };
+  count("simm_dataserver_migration_pulled_bytes_total", "Bytes of values pulled from sources.",
+        static_cast<double>(progress.bytes_pulled));
+  count("simm_dataserver_migration_given_up_bytes_total",
+        "Bytes of values that were not pulled for want of room, or damaged at the source.",
+        static_cast<double>(progress.bytes_given_up));
+  count("simm_dataserver_migration_failures_total", "Pulls that ended early and are tried again.",
+        static_cast<double>(migrator_->failures()));
+  count("simm_dataserver_migration_seconds_total", "Time spent pulling, of all sources at once.",
+        ToSeconds(migrator_->time_pulling()));
+  const auto gauge = [&](const char* name, const char* help, uint64_t value) {
+    sink.Gauge(name, help, {}, static_cast<double>(value));
+  };
+  gauge("simm_dataserver_migration_shards_left", "Shards that are still to be pulled.",
+        progress.shards_to_pull);
+  gauge("simm_dataserver_migration_entries_leaving",
+        "Entries here of shards that others own and have not pulled yet.", progress.entries_left);
+  gauge("simm_dataserver_migration_bytes_leaving", "Bytes of their values.", progress.bytes_left);
+  gauge("simm_dataserver_migration_listings", "Listings under way for destinations.",
+        data_metrics_.listings.load(std::memory_order_relaxed));
+  gauge("simm_pool_tombstones", "Slots that say a key was removed while its shard was pulled.",
+        pool_->Usage().tombstones);
+}
+
 void Server::Collect(metrics::Sink& sink) const {
   CollectRequests(data_metrics_, sink);
   CollectPool(*pool_, sink);
   CollectRecovery(pool_->recovery(), sink);
+  CollectMigration(sink);
   sink.Gauge("simm_dataserver_sessions", "Clients with an open session.", {},
              static_cast<double>(sessions_->size()));
   for (const DataRoad road : kRoads) {

@@ -18,7 +18,7 @@ protocol::MapStamp ShardCheck::Stamp() const {
   return {table_->version().term, table_->version().epoch};
 }
 
-Code ShardCheck::Check(NamespaceId ns, std::string_view key, Hash128* hash) {
+Code ShardCheck::Check(For purpose, NamespaceId ns, std::string_view key, Hash128* hash) {
   if (table_ == nullptr) return Code::kWrongOwner;
   if (!seed_ || seed_namespace_ != ns) {
     seed_.reset();
@@ -33,7 +33,8 @@ Code ShardCheck::Check(NamespaceId ns, std::string_view key, Hash128* hash) {
   *hash = HashKey(key, *seed_);
   const ServerId self = self_.load(std::memory_order_acquire);
   for (const ShardOwner& owner : table_->Owners(ShardOf(*hash))) {
-    if (owner.server == self && self != kNoServer) return Code::kOk;
+    if (self == kNoServer) break;
+    if (owner.server == self || (owner.source == self && purpose == For::kRead)) return Code::kOk;
   }
   return Code::kWrongOwner;
 }

@@ -12,7 +12,8 @@
 
 namespace simm::dataserver {
 
-// Whether this server answers for a key, by the newest map at the time of the request. One-thread.
+// Whether this server answers for a key, by the newest map at the time of the request: its owners
+// take writes and reads, the sources that its row names reads only. One-thread.
 class ShardCheck {
  public:
   // `self`: own id in the map, kNoServer until registered. Both are borrowed.
@@ -20,8 +21,12 @@ class ShardCheck {
 
   // Takes the newest map for the request at hand.
   void Load();
+  enum class For : uint8_t { kRead, kWrite };
   // kOk and the hash; kWrongOwner.
-  Code Check(NamespaceId ns, std::string_view key, Hash128* hash);
+  Code Check(For purpose, NamespaceId ns, std::string_view key, Hash128* hash);
+  // nullptr: there is none yet.
+  const RouteTable* table() const { return table_.get(); }
+  ServerId self() const { return self_.load(std::memory_order_acquire); }
   // Of the map in use.
   protocol::MapStamp Stamp() const;
 

@@ -84,12 +84,21 @@ void Space::Abandon(uint32_t extent) {
   Free(extent);
 }
 
-void Space::Publish(uint32_t extent, uint32_t slot, Instant now) {
+void Space::BecomeLive(uint32_t extent, uint32_t slot) {
   SIMM_CHECK(allocator_.StateOf(extent) == ExtentState::kGranted, "published what is not granted");
   blocked_bytes_ = UINT64_MAX;
   records_[extent].slot = slot;
   Move(extent, ExtentState::kLive);
+}
+
+void Space::Publish(uint32_t extent, uint32_t slot, Instant now) {
+  BecomeLive(extent, slot);
   policy_.OnInsert(extent, now);
+}
+
+void Space::PublishAged(uint32_t extent, uint32_t slot, Instant used) {
+  BecomeLive(extent, slot);
+  policy_.OnInsertAged(extent, used);
 }
 
 void Space::Unpublish(uint32_t extent, Instant now) {

@@ -61,6 +61,8 @@ class Space {
   uint32_t Grant(uint64_t bytes, uint64_t generation);
   void Abandon(uint32_t extent);                              // GRANTED -> FREE
   void Publish(uint32_t extent, uint32_t slot, Instant now);  // GRANTED -> LIVE
+  // The same for an entry used last at `used`, elsewhere.
+  void PublishAged(uint32_t extent, uint32_t slot, Instant used);
   void Unpublish(uint32_t extent, Instant now);  // LIVE -> LIMBO, PINNED if a reader holds it
   void Pin(uint32_t extent);                     // LIVE only
   void Unpin(uint32_t extent);                   // the last one of PINNED -> FREE
@@ -124,6 +126,7 @@ class Space {
     double Score() const { return cost / static_cast<double>(won); }
   };
 
+  void BecomeLive(uint32_t extent, uint32_t slot);
   void Move(uint32_t extent, ExtentState to);
   void Free(uint32_t extent);
   void EndOldestLimbo();

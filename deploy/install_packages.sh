@@ -3,10 +3,12 @@
 # clang lanes, with --rdma those of the virtual machine in which RDMA is tested, with --python those
 # of the Python package and its tests, with --etcd that of the tests with several managers, with
 # --deploy those of the tests of deploy/, with --images those that build the container images in a
-# test.
+# test, with --package those that make the Debian packages and install them in a test, with
+# --survive those of the tests with hosts of network namespaces, with --browser the status page's.
 set -euo pipefail
 
-usage="Usage: $0 [--clang] [--rdma] [--python] [--etcd] [--deploy] [--images]"
+usage="Usage: $0 [--clang] [--rdma] [--python] [--etcd] [--deploy] [--images] [--package]
+  [--survive] [--browser]"
 packages=(
   g++ cmake ninja-build pkg-config ccache mold git python3
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
@@ -20,7 +22,12 @@ for flag in "$@"; do
     --etcd) packages+=(etcd-server) ;;
     --clang) packages+=(clang libclang-rt-14-dev) ;;
     --deploy) packages+=(prometheus python3-venv systemd) ;;
+    --browser) packages+=(chromium fonts-dejavu-core python3-venv) ;;
     --images) packages+=(buildah debootstrap python3-venv) ;;
+    --package) packages+=(debootstrap dpkg-dev file python3-venv) ;;
+    --survive)
+      packages+=(iproute2 nftables util-linux mount librsvg2-bin fonts-dejavu-core python3-venv)
+      ;;
     --rdma)
       packages+=(ibverbs-providers qemu-system-x86 busybox-static kmod cpio xz-utils iproute2
         binutils perftest)

@@ -22,11 +22,6 @@ DurableState NewCluster(const Id128& cluster) {
 }
 
 Result<DurableState> AdoptedFrom(const RouteTable& table) {
-  if (table.replicas() != 1) {
-    return Status(Code::kFailedPrecondition, "the map reported has " +
-                                                 std::to_string(table.replicas()) +
-                                                 " owners a shard, this manager keeps one");
-  }
   DurableState state;
   state.map = table.contents();
   ++state.map.version.term;
@@ -57,7 +52,9 @@ Status CheckState(const DurableState& state) {
     }
     last = server.id;
   }
-  if (state.homes.size() != limits::kShards) return Corrupt("it has homes of too few shards");
+  if (state.homes.size() != state.map.owners.size()) {
+    return Corrupt("it has homes of too few shards");
+  }
   for (const ServerId home : state.homes) {
     if (home != kNoServer && table.value()->FindServer(home) == nullptr) {
       return Corrupt("a shard's home has no record");

@@ -283,6 +283,10 @@ Result<rpc::ClusterStatus> ElectedManager::GetStatus() {
     node.shards = table->ShardsOf(server.id);
   }
   for (const auto& [id, name] : table->contents().namespaces) status.namespaces.push_back(name);
+  const RowCounts rows = CountRows(table->contents().owners, table->replicas());
+  status.replicas = table->replicas();
+  status.shards_moving = rows.moving;
+  status.shards_under_replicated = rows.under_replicated;
   status.problem = "no manager leads: " + Ready().message();
   return status;
 }

@@ -16,8 +16,10 @@
 #include "common/metrics/http_server.h"
 #include "common/rpc/control_services.h"
 #include "common/rpc/etcd_stub.h"
+#include "manager/cluster_history.h"
 #include "manager/elected_manager.h"
 #include "manager/service.h"
+#include "manager/status_page.h"
 #include "manager/store/file_store.h"
 
 namespace simm::manager {
@@ -35,6 +37,7 @@ struct Settings {
   std::chrono::milliseconds suspect = limits::kSuspectAfter;
   std::chrono::milliseconds dead = limits::kDeadAfter;
   bool new_cluster = false;
+  uint32_t replicas = 0;
   std::vector<std::string> etcd;
   std::string etcd_prefix = "/simm";
   std::chrono::milliseconds lease = 5s;
@@ -48,10 +51,14 @@ config::ConfigSpec SpecOf(Settings& settings) {
   config::ConfigSpec spec("simm-manager", "decides who is alive and who holds which keys",
                           kVersion);
   spec.ListenAddress("listen", &settings.listen, false, "where data servers and clients call");
-  spec.ListenAddress("http", &settings.http, true, "where /metrics, /healthz and /readyz are");
+  spec.ListenAddress("http", &settings.http, true,
+                     "where the status page, /metrics, /healthz and /readyz are");
   spec.String("state", &settings.state, "directory of the durable state; unused with --etcd");
   spec.Bool("new-cluster", &settings.new_cluster,
             "without a state: begin at once, do not wait for maps that data servers hold");
+  spec.Integer<uint32_t>("replicas", &settings.replicas, 0, limits::kMaxReplicas,
+                         "owners of each shard, in different zones if there are enough; may be "
+                         "changed at a restart; 0: as the state says, 1 in a new cluster");
   spec.Names("etcd", &settings.etcd,
              "endpoints of etcd, http://HOST:PORT, for several managers that elect a leader");
   spec.String("etcd-prefix", &settings.etcd_prefix,
@@ -72,20 +79,26 @@ config::ConfigSpec SpecOf(Settings& settings) {
               "file to write with the bound addresses once serving");
   spec.Check([&settings] {
     if (settings.lease % 1s != 0ms) {
-      return Status(Code::kInvalidArgument, "--lease-ms must be whole seconds");
+      return Status(Code::kInvalidArgument, "--lease-ms must be whole seconds, such as 5000, not " +
+                                                std::to_string(settings.lease.count()));
     }
     if (settings.etcd_prefix.empty() || settings.etcd_prefix[0] != '/') {
-      return Status(Code::kInvalidArgument, "--etcd-prefix must begin with /");
+      return Status(Code::kInvalidArgument, "--etcd-prefix '" + settings.etcd_prefix +
+                                                "' must begin with /, such as /simm");
     }
     if (settings.etcd.empty()) return Status::Ok();
-    return rpc::EtcdStub::Create(settings.etcd).status();
+    const Status etcd = rpc::EtcdStub::Create(settings.etcd).status();
+    return etcd.ok() ? etcd : Status(etcd.code(), "--etcd: " + etcd.message());
   });
   spec.Check([&settings] {
     if (settings.heartbeat * 2 <= settings.suspect && settings.suspect < settings.dead) {
       return Status::Ok();
     }
-    return Status(Code::kInvalidArgument,
-                  "--suspect-ms must be at least twice --heartbeat-ms, and less than --dead-ms");
+    const auto text = [](std::chrono::milliseconds ms) { return std::to_string(ms.count()); };
+    return Status(Code::kInvalidArgument, "--suspect-ms " + text(settings.suspect) +
+                                              " must be at least twice --heartbeat-ms " +
+                                              text(settings.heartbeat) +
+                                              ", and less than --dead-ms " + text(settings.dead));
   });
   return spec;
 }
@@ -109,12 +122,13 @@ struct Role {
   }
 };
 
-Status Open(const Settings& settings, rpc::MapBoard& board, metrics::Registry& registry,
-            Role& role) {
+Status Open(const Settings& settings, const ClusterHistory& history, rpc::MapBoard& board,
+            metrics::Registry& registry, Role& role) {
   ManagerService::Options options;
-  options.membership = {settings.heartbeat, settings.suspect, settings.dead};
+  options.membership = {settings.heartbeat, settings.suspect, settings.dead, settings.replicas};
   options.version = kVersion;
   options.new_cluster = settings.new_cluster;
+  options.add_rates = [&history](rpc::ClusterStatus& status) { history.FillRates(status); };
   if (settings.etcd.empty()) {
     Result<std::unique_ptr<FileStore>> store = FileStore::Open(settings.state);
     if (!store.ok()) return store.status();
@@ -152,17 +166,32 @@ std::string AdvertisedAddress(const Settings& settings, uint16_t port) {
   return ToString(HostPort{host, port});
 }
 
-Status Run(const Settings& settings) {
+rpc::NodeDescription Describe(const config::ConfigSpec& spec) {
+  rpc::NodeDescription node;
+  node.program = "simm-manager";
+  node.version = kVersion;
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  node.unix_ms = static_cast<uint64_t>(now / 1ms);
+  for (config::OptionValue& option : spec.Effective()) {
+    node.options.push_back({option.name, option.value, option.source});
+  }
+  node.host = ReadHostFacts();
+  return node;
+}
+
+Status Run(const Settings& settings, const config::ConfigSpec& spec) {
   metrics::Registry registry;
   metrics::AddProcessMetrics(registry, "simm-manager", kVersion);
   rpc::MapBoard board(/*from_manager=*/true);
+  ClusterHistory history;
   Role role;
-  SIMM_RETURN_IF_ERROR(Open(settings, board, registry, role));
+  SIMM_RETURN_IF_ERROR(Open(settings, history, board, registry, role));
 
   rpc::ControlServerOptions serving;
   serving.listen = settings.listen;
   serving.manager = role.handler();
   serving.maps = &board;
+  serving.describe = [&spec] { return Describe(spec); };
   serving.observer = [&registry](std::string_view method, Code, Duration took) {
     registry
         .Histogram("simm_rpc_seconds", "Time of control-plane calls on the server",
@@ -175,6 +204,7 @@ Status Run(const Settings& settings) {
   const uint16_t port = server.value()->port();
   if (role.elected != nullptr) role.elected->Begin(AdvertisedAddress(settings, port));
 
+  StatusPage page(*role.handler(), history, MonotonicClock::Get());
   std::unique_ptr<metrics::HttpServer> http;
   if (settings.http != "off") {
     metrics::HttpOptions http_options;
@@ -184,6 +214,7 @@ Status Run(const Settings& settings) {
     auto started = metrics::HttpServer::Start(http_options, registry);
     if (!started.ok()) return started.status();
     http = *std::move(started);
+    page.ServeOn(*http);
   }
   SIMM_LOG_INFO("simm-manager {} listens on port {}, http {}, state in {}", kVersion, port,
                 http == nullptr ? "off" : http->address(),
@@ -216,7 +247,7 @@ int main(int argc, char** argv) {
   for (const std::string& warning : warnings) SIMM_LOG_WARN("{}", warning);
 
   BlockStopSignals();  // before any thread starts: all inherit the mask
-  const Status status = manager::Run(settings);
+  const Status status = manager::Run(settings, spec);
   if (status.ok()) return 0;
   SIMM_LOG_ERROR("simm-manager cannot run: {}", status.message());
   return 1;

@@ -6,7 +6,6 @@
 
 #include "common/base/check.h"
 #include "common/base/host_port.h"
-#include "manager/shard_moves.h"
 
 namespace simm::manager {
 namespace {
@@ -102,20 +101,20 @@ Membership::Membership(MembershipOptions options, DurableState state, Instant no
       state_(std::move(state)),
       last_tick_(now),
       nobody_dies_before_(now + options.dead),
-      last_settled_(now),
-      source_since_(limits::kShards) {
+      last_settled_(now) {
   for (const ServerRecord& server : state_.map.servers) {
     const bool dead = server.state == ServerState::kDead;
     heard_[server.id].last = dead ? now - 2 * options_.dead : now;
   }
-  FollowRows(std::vector<ShardOwner>(limits::kShards));
+  FollowRows({});
 }
 
 Membership::Draft Membership::Begin() const {
   Draft draft;
   draft.base = &state_;
   draft.next.map.version = state_.map.version;
-  draft.next.map.replicas = state_.map.replicas;
+  draft.next.map.replicas = options_.replicas != 0 ? options_.replicas : state_.map.replicas;
+  draft.changed = draft.next.map.replicas != state_.map.replicas;
   draft.next.map.servers = state_.map.servers;
   draft.next.map.namespaces = state_.map.namespaces;
   draft.next.next_server = state_.next_server;
@@ -365,16 +364,22 @@ void Membership::Seal(Draft& draft) {
   if (!draft.adopted) ++draft.next.map.version.epoch;
 }
 
-void Membership::FollowRows(const std::vector<ShardOwner>& before) {
-  const std::vector<ShardOwner>& owners = state_.map.owners;
-  shards_moving_ = 0;
-  for (uint32_t shard = 0; shard < limits::kShards; ++shard) {
-    if (owners[shard] != before[shard]) {
-      source_since_[shard] = state_.map.version.epoch;
-      pulled_.erase(shard);
+void Membership::FollowRows(const MapContents& before) {
+  const MapContents& map = state_.map;
+  std::vector<uint64_t> since(map.owners.size(), map.version.epoch);
+  std::set<uint32_t> pulled;
+  for (uint32_t index = 0; index < map.owners.size() && !before.owners.empty(); ++index) {
+    // The same owner with the same source, in whatever place of the row.
+    const size_t first = size_t{index / map.replicas} * before.replicas;
+    for (size_t old = first; old < first + before.replicas; ++old) {
+      if (map.owners[index] != before.owners[old]) continue;
+      since[index] = source_since_[old];
+      if (!pulled_.empty() && pulled_.contains(static_cast<uint32_t>(old))) pulled.insert(index);
     }
-    if (owners[shard].source != kNoServer) ++shards_moving_;
   }
+  source_since_ = std::move(since);
+  pulled_ = std::move(pulled);
+  rows_ = CountRows(map.owners, map.replicas);
 }
 
 void Membership::Commit(Instant now, Draft draft) {
@@ -385,7 +390,7 @@ void Membership::Commit(Instant now, Draft draft) {
                "a draft of another epoch is committed");
     const DurableState before = std::exchange(state_, std::move(draft.next));
     if (!draft.pulled.empty()) last_settled_ = now;
-    FollowRows(draft.adopted ? std::vector<ShardOwner>(limits::kShards) : before.map.owners);
+    FollowRows(draft.adopted ? MapContents{} : before.map);
     std::erase_if(heard_,
                   [this](const auto& entry) { return FindId(state_, entry.first) == nullptr; });
     if (draft.adopted) {
@@ -409,11 +414,14 @@ void Membership::Commit(Instant now, Draft draft) {
 void Membership::TakePulled(const rpc::HeartbeatRequest& request) {
   const MapVersion& newest = state_.map.version;
   if (request.map.term != newest.term || request.map.epoch > newest.epoch) return;
+  const uint32_t replicas = state_.map.replicas;
   for (const uint32_t shard : request.pulled_shards) {
     if (shard >= limits::kShards) continue;
-    const ShardOwner& row = state_.map.owners[shard];
-    if (row.server != request.id || row.source == kNoServer) continue;
-    if (request.map.epoch >= source_since_[shard]) pulled_.insert(shard);
+    for (uint32_t index = shard * replicas; index < (shard + 1) * replicas; ++index) {
+      const ShardOwner& row = state_.map.owners[index];
+      if (row.server != request.id || row.source == kNoServer) continue;
+      if (request.map.epoch >= source_since_[index]) pulled_.insert(index);
+    }
   }
 }
 
@@ -439,58 +447,6 @@ rpc::HeartbeatReply Membership::Heartbeat(Instant now, const rpc::HeartbeatReque
 void Membership::Tick(Instant now) {
   if (now - last_tick_ > options_.suspect) nobody_dies_before_ = now + options_.dead;
   last_tick_ = now;
-}
-
-bool Membership::AllApplied(Instant now) const {
-  return std::all_of(
-      state_.map.servers.begin(), state_.map.servers.end(), [&](const ServerRecord& server) {
-        return IsSilent(now, server) || heard_.at(server.id).map == state_.map.version;
-      });
-}
-
-std::map<ServerState, uint32_t> Membership::CountStates(Instant now) const {
-  std::map<ServerState, uint32_t> counts{{ServerState::kAlive, 0},
-                                         {ServerState::kSuspect, 0},
-                                         {ServerState::kDead, 0},
-                                         {ServerState::kDraining, 0}};
-  for (const ServerRecord& server : state_.map.servers) ++counts[StateAt(now, server)];
-  return counts;
-}
-
-std::vector<rpc::NodeStatus> Membership::Nodes(Instant now) const {
-  std::unordered_map<ServerId, uint32_t> shards, coming, leaving;
-  for (const ShardOwner& owner : state_.map.owners) {
-    ++shards[owner.server];
-    if (owner.source == kNoServer) continue;
-    ++coming[owner.server];
-    ++leaving[owner.source];
-  }
-  std::vector<rpc::NodeStatus> nodes;
-  for (const ServerRecord& server : state_.map.servers) {
-    const Heard& heard = heard_.at(server.id);
-    rpc::NodeStatus& node = nodes.emplace_back();
-    node.record = server;
-    node.record.state = StateAt(now, server);
-    node.shards = shards[server.id];
-    node.silent_ms = static_cast<uint64_t>((now - heard.last) / std::chrono::milliseconds(1));
-    node.map = heard.map;
-    node.stats = heard.stats;
-    node.version = heard.version;
-    node.migration = heard.migration;
-    node.shards_coming = coming[server.id];
-    node.shards_leaving = leaving[server.id];
-  }
-  return nodes;
-}
-
-bool Membership::IsDrained(const std::string& name) const {
-  const auto& servers = state_.map.servers;
-  const auto found = std::find_if(servers.begin(), servers.end(),
-                                  [&](const ServerRecord& server) { return server.name == name; });
-  if (found == servers.end() || !IsDraining(state_, found->id)) return false;
-  return std::none_of(
-      state_.map.owners.begin(), state_.map.owners.end(),
-      [&](const ShardOwner& row) { return row.server == found->id || row.source == found->id; });
 }
 
 }  // namespace simm::manager

@@ -13,6 +13,7 @@
 #include "common/routing/route_table.h"
 #include "common/rpc/control_types.h"
 #include "manager/durable_state.h"
+#include "manager/shard_moves.h"
 
 namespace simm::manager {
 
@@ -20,6 +21,9 @@ struct MembershipOptions {
   Duration heartbeat = limits::kHeartbeat;
   Duration suspect = limits::kSuspectAfter;
   Duration dead = limits::kDeadAfter;
+  // Owners that each shard should have. Another number than the state's is brought about by the
+  // first draft: new replicas are pulled from old ones. 0: as the state says.
+  uint32_t replicas = 0;
 };
 
 enum class Registration : uint8_t {
@@ -48,7 +52,7 @@ class Membership {
     const DurableState* base = nullptr;  // what it builds upon: valid until the next Commit
     DurableState next;                   // without shards until it is sealed
     std::vector<Caller> heard;           // whose registration the draft answers
-    std::vector<uint32_t> pulled;        // ascending: shards that need their source no more
+    std::vector<uint32_t> pulled;        // ascending, into base's owners: who needs no source more
     std::string frozen;                  // why nobody was declared dead; empty: not frozen
     bool adopted = false;                // `next` is another map, not one that follows `base`
     bool changed = false;
@@ -101,7 +105,9 @@ class Membership {
   // Why nobody is declared dead; empty: the map is not frozen. As of the last Commit.
   const std::string& frozen() const { return frozen_; }
   // Rows of the map that name a source.
-  uint32_t shards_moving() const { return shards_moving_; }
+  uint32_t shards_moving() const { return rows_.moving; }
+  // Rows whose entries are on fewer servers than the map has replicas.
+  uint32_t shards_under_replicated() const { return rows_.under_replicated; }
   // True for a server that is being drained and owns no shard and is no source any more.
   bool IsDrained(const std::string& name) const;
   std::vector<rpc::NodeStatus> Nodes(Instant now) const;
@@ -127,7 +133,7 @@ class Membership {
   std::string FreezeReason(Instant now, const Draft& draft) const;
   void TakePulled(const rpc::HeartbeatRequest& request);
   // What a new map means for the shards that are on their way.
-  void FollowRows(const std::vector<ShardOwner>& before);
+  void FollowRows(const MapContents& before);
 
   const MembershipOptions options_;
   DurableState state_;
@@ -137,11 +143,12 @@ class Membership {
   Instant last_settled_;
   std::string frozen_;
   Instant frozen_since_;  // while it is frozen
-  // Of each shard with a source: the epoch that named it, at the earliest that of this start. A
-  // server that says "pulled" by an older map speaks of another source.
+  // Of each owner with a source, as the rows of the map lie: the epoch that named it, at the
+  // earliest that of this start. A server that says "pulled" by an older map speaks of another
+  // source.
   std::vector<uint64_t> source_since_;
-  std::set<uint32_t> pulled_;  // shards whose owner has said so, and whose row still has a source
-  uint32_t shards_moving_ = 0;
+  std::set<uint32_t> pulled_;  // indices of owners who have said so and still have a source
+  RowCounts rows_;
 };
 
 }  // namespace simm::manager

@@ -9,7 +9,6 @@
 namespace simm::manager {
 
 using rpc::EventKind;
-using rpc::WatcherKind;
 
 namespace {
 
@@ -65,7 +64,8 @@ ManagerService::ManagerService(Options options, Store& store, Clock& clock, rpc:
       heartbeats_(registry.Counter("simm_manager_heartbeats_total", "Heartbeats received")),
       store_failures_(registry.Counter("simm_manager_store_failures_total",
                                        "Saves of the manager's state that failed")),
-      adoption_(options_.membership.dead, started_) {
+      adoption_(options_.membership.dead, started_),
+      publication_(board) {
   collector_ = registry_.AddCollector([this](metrics::Sink& sink) { Collect(sink); });
 }
 
@@ -96,6 +96,7 @@ Status ManagerService::Begin(DurableState state, EventKind how) {
       draining_.insert(node.record.name);
     }
   }
+  replicas_ = (*table)->replicas();
   AddEvent(how, "", ToString((*table)->version()));
   board_.Publish(*std::move(table));
   return Status::Ok();
@@ -145,7 +146,7 @@ void ManagerService::Commit() {
       while (waiting_.empty() && !stopping_) {
         const Instant now = clock_.Now();
         PublishToClientsIfDue(now);
-        const Duration left = std::min(next_tick, clients_at_) - now;
+        const Duration left = std::min(next_tick, publication_.clients_at()) - now;
         if (left <= Duration::zero()) break;
         wake_.WaitFor(mutex_, left);
       }
@@ -224,7 +225,13 @@ void ManagerService::Publish(Membership::Draft draft, std::shared_ptr<const Rout
   }
   SIMM_LOG_INFO("published {}", ToString(table->version()));
   AddEvent(EventKind::kEpoch, "", "epoch " + std::to_string(table->version().epoch));
-  PublishToServers(std::move(table), clock_.Now());
+  if (table->replicas() != replicas_) {
+    SIMM_LOG_WARN("shards have {} owners from now on, not {}: see simmctl status",
+                  table->replicas(), replicas_);
+    replicas_ = table->replicas();
+  }
+  publication_.Publish(std::move(table), clock_.Now());
+  PublishToClientsIfDue(clock_.Now());
   for (auto it = draining_.begin(); it != draining_.end();) {
     if (membership_->IsDrained(*it)) {
       AddEvent(EventKind::kDrained, *it, "owns no shard and is nobody's source");
@@ -275,20 +282,9 @@ void ManagerService::AddEvent(EventKind kind, const std::string& server, std::st
   events_.Add(options_.unix_ms(), kind, version, server, std::move(text));
 }
 
-void ManagerService::PublishToServers(std::shared_ptr<const RouteTable> table, Instant now) {
-  board_.Publish(WatcherKind::kServer, table);
-  // A newer table does not put off the clients any further.
-  if (for_clients_ == nullptr) clients_at_ = now + limits::kServersFirst;
-  for_clients_ = std::move(table);
-  PublishToClientsIfDue(now);
-}
-
 void ManagerService::PublishToClientsIfDue(Instant now) {
-  if (for_clients_ == nullptr) return;
-  if (now < clients_at_ && !membership_->AllApplied(now)) return;
-  board_.Publish(WatcherKind::kClient, std::move(for_clients_));
-  for_clients_ = nullptr;
-  clients_at_ = kForever;
+  const Membership& members = *membership_;
+  publication_.PublishIfDue(now, [&members, now] { return members.AllApplied(now); });
 }
 
 }  // namespace simm::manager

@@ -17,6 +17,7 @@
 #include "manager/adoption.h"
 #include "manager/event_log.h"
 #include "manager/membership.h"
+#include "manager/servers_first.h"
 #include "manager/store/store.h"
 
 namespace simm::manager {
@@ -40,6 +41,8 @@ class ManagerService final : public rpc::ManagerHandler {
     bool new_cluster = false;  // an empty store means a new cluster: wait for nobody's map
     // Wall clock of the events, in milliseconds since 1970; empty: the system's.
     std::function<uint64_t()> unix_ms;
+    // Fills in how much is going on (ClusterHistory); may be empty.
+    std::function<void(rpc::ClusterStatus&)> add_rates;
   };
 
   // Loads the state and publishes its map, or begins to learn one; starts the committer. The
@@ -93,7 +96,6 @@ class ManagerService final : public rpc::ManagerHandler {
   void BeginIfLearned();
   Status Begin(DurableState state, rpc::EventKind how);
   Status Save(const DurableState& state);
-  void PublishToServers(std::shared_ptr<const RouteTable> table, Instant now) SIMM_REQUIRES(mutex_);
   void PublishToClientsIfDue(Instant now) SIMM_REQUIRES(mutex_);
   void SetStoreError(const Status& status) SIMM_REQUIRES(mutex_);
   void AddEvent(rpc::EventKind kind, const std::string& server, std::string text)
@@ -122,11 +124,11 @@ class ManagerService final : public rpc::ManagerHandler {
   Adoption adoption_ SIMM_GUARDED_BY(mutex_);
   EventLog events_ SIMM_GUARDED_BY(mutex_);
   std::string frozen_ SIMM_GUARDED_BY(mutex_);
+  uint32_t replicas_ SIMM_GUARDED_BY(mutex_) = 1;           // of the map that was published last
   std::set<std::string> draining_ SIMM_GUARDED_BY(mutex_);  // not empty yet, for the events
   std::deque<Change*> waiting_ SIMM_GUARDED_BY(mutex_);
   Status store_error_ SIMM_GUARDED_BY(mutex_);
-  std::shared_ptr<const RouteTable> for_clients_ SIMM_GUARDED_BY(mutex_);  // null: none held back
-  Instant clients_at_ SIMM_GUARDED_BY(mutex_) = kForever;
+  ServersFirst publication_ SIMM_GUARDED_BY(mutex_);
   bool stopping_ SIMM_GUARDED_BY(mutex_) = false;
 
   Mutex join_mutex_;

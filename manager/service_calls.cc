@@ -164,6 +164,7 @@ Result<rpc::ClusterStatus> ManagerService::GetStatus() {
   status.manager_version = options_.version;
   status.uptime_ms = static_cast<uint64_t>((now - started_) / std::chrono::milliseconds(1));
   status.watchers = board_.Watchers();
+  status.unix_ms = options_.unix_ms();
   MutexLock lock(mutex_);
   SIMM_RETURN_IF_ERROR(Deciding());
   status.map = membership_->state().map.version;
@@ -172,7 +173,11 @@ Result<rpc::ClusterStatus> ManagerService::GetStatus() {
     status.namespaces.push_back(name);
   }
   status.frozen = frozen_;
+  status.replicas = membership_->state().map.replicas;
+  status.shards_moving = membership_->shards_moving();
+  status.shards_under_replicated = membership_->shards_under_replicated();
   if (!store_error_.ok()) status.problem = store_error_.message();
+  if (options_.add_rates) options_.add_rates(status);
   return status;
 }
 
@@ -257,6 +262,13 @@ void ManagerService::Collect(metrics::Sink& sink) const {
   sink.Gauge("simm_manager_term", "Term of the key map", {}, static_cast<double>(version.term));
   sink.Gauge("simm_manager_shards_moving", "Shards that their owners are still pulling", {},
              membership_->shards_moving());
+  sink.Gauge("simm_manager_replicas", "Owners that each shard should have", {},
+             membership_->state().map.replicas);
+  sink.Gauge("simm_manager_shards_under_replicated",
+             "Shards whose entries lie on fewer servers than they should have owners", {},
+             membership_->shards_under_replicated());
+  sink.Gauge("simm_manager_draining_servers", "Data servers that are being drained or are empty",
+             {}, static_cast<double>(membership_->state().draining.size()));
   for (const auto& [state, count] : membership_->CountStates(now)) {
     sink.Gauge("simm_manager_servers", "Data servers by state",
                {{"state", std::string(ServerStateName(state))}}, count);

@@ -75,6 +75,20 @@ std::string TransportColumn(const rpc::ServerStats& stats) {
   return text.empty() ? "-" : text;
 }
 
+// "120 in, 1.5 MiB pulled" or "300 out, 20.0 MiB left": shards on their way, and how far they are.
+std::string MovingColumn(const rpc::NodeStatus& node) {
+  std::string text;
+  if (node.shards_coming != 0) {
+    text = std::to_string(node.shards_coming) + " in, " + FormatSize(node.migration.bytes_pulled) +
+           " pulled";
+  }
+  if (node.shards_leaving != 0) {
+    text += (text.empty() ? "" : "; ") + std::to_string(node.shards_leaving) + " out, " +
+            FormatSize(node.migration.bytes_left) + " left";
+  }
+  return text.empty() ? "-" : text;
+}
+
 int List(const Session& session) {
   std::unique_ptr<Admin> admin;
   if (const int code = session.OpenAdmin(&admin); code != kDone) return code;
@@ -89,12 +103,12 @@ int List(const Session& session) {
     session.PrintJson({{"nodes", nodes}});
     return kDone;
   }
-  Table table({"NAME", "STATE", "SHARDS", "DATA", "LIVE", "ENTRIES", "HITS", "EVICTIONS", "SILENT",
-               "EPOCH", "ADDRESS", "CONNECTIONS", "ZONE"});
+  Table table({"NAME", "STATE", "SHARDS", "MOVING", "DATA", "LIVE", "ENTRIES", "HITS", "EVICTIONS",
+               "SILENT", "EPOCH", "ADDRESS", "CONNECTIONS", "ZONE"});
   for (const rpc::NodeStatus& node : status->nodes) {
     const rpc::ServerStats& stats = node.stats;
     table.Add({node.record.name, std::string(ServerStateName(node.record.state)),
-               std::to_string(node.shards), FormatSize(stats.data_bytes),
+               std::to_string(node.shards), MovingColumn(node), FormatSize(stats.data_bytes),
                Percent(stats.live_bytes, stats.data_bytes), WithCommas(stats.entries),
                Percent(stats.hits, stats.hits + stats.misses), WithCommas(stats.evictions),
                FormatDuration(node.silent_ms), std::to_string(node.map.epoch),

@@ -36,15 +36,19 @@ bool FromHex(const std::string& text, std::string* bytes) {
 }  // namespace
 
 int Session::Connect(std::unique_ptr<Client>* client) const {
+  ClientOptions options;
+  options.name_space = name_space;
+  return ConnectWith(std::move(options), client);
+}
+
+int Session::ConnectWith(ClientOptions options, std::unique_ptr<Client>* client) const {
   Result<std::vector<std::string>> addresses = ParsePeerList(manager);
   if (!addresses.ok()) {
     std::fprintf(stderr, "simmctl: --manager: %s\n", addresses.status().message().c_str());
     return kUsage;
   }
-  ClientOptions options;
   options.metrics_listen = "off";  // gone before anybody scrapes it
   options.addresses = std::move(*addresses);
-  options.name_space = name_space;
   options.connect_timeout = timeout();
   Result<std::unique_ptr<Client>> connected = Client::Connect(options);
   if (!connected.ok()) return Fail(connected.status());
@@ -105,6 +109,14 @@ int Session::Confirm(bool yes, const std::string& question) const {
   if (answer == "y" || answer == "yes") return kDone;
   std::fprintf(stderr, "simmctl: nothing was done\n");
   return kUsage;
+}
+
+std::string Session::Paint(const std::string& text, Colour colour) const {
+  if (!colours || json) return text;
+  const char* const code = colour == Colour::kGood      ? "32"
+                           : colour == Colour::kWarning ? "33"
+                                                        : "31";
+  return std::string("\x1b[1;") + code + "m" + text + "\x1b[0m";
 }
 
 void Session::PrintJson(const nlohmann::json& object) const {

@@ -1,5 +1,8 @@
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
 #include "client/cli/session.h"
@@ -19,6 +22,11 @@ constexpr char kFooter[] = R"(Examples:
   simmctl --hex-key get 00ff10                  a key of any bytes
   simmctl node drain server-2                   empty it, then stop it
   simmctl events --limit 20                     what happened lately
+  simmctl top                                   live; q ends it
+  simmctl keys --prefix chat/ --limit 20        some of the keys
+  simmctl doctor                                what is wrong, and the mend
+  simmctl bench --seconds 3                     a short load
+  source <(simmctl completion bash)             completion by Tab
   simmctl clear --namespace tests --yes         drop all of a namespace
   SIMM_CLUSTER_MANAGER=10.0.0.5:30001 simmctl status
 
@@ -27,7 +35,8 @@ Exit codes:
   1  a key, or one of several, was not there
   2  the command line is wrong; nothing was tried
   3  no manager and no data server answers
-  4  the cluster refused or failed)";
+  4  the cluster refused or failed
+  5  doctor has found something that must be mended)";
 
 }  // namespace
 
@@ -56,11 +65,21 @@ int main(int argc, char** argv) {
   simm::cli::AddKeys(app, session);
   simm::cli::AddClear(app, session);
   simm::cli::AddEvents(app, session);
+  simm::cli::AddShards(app, session);
+  simm::cli::AddKeyScan(app, session);
+  simm::cli::AddTop(app, session);
+  simm::cli::AddConfig(app, session);
+  simm::cli::AddDoctor(app, session);
+  simm::cli::AddBench(app, session);
+  simm::cli::AddCompletion(app, session);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? simm::cli::kDone : simm::cli::kUsage;
   }
+  const char* const terminal = std::getenv("TERM");
+  session.colours = isatty(STDOUT_FILENO) != 0 && std::getenv("NO_COLOR") == nullptr &&
+                    (terminal == nullptr || std::string_view(terminal) != "dumb");
   const int code = session.command();
   if (std::fflush(stdout) != 0) return simm::cli::kRefused;
   return code;

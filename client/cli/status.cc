@@ -1,59 +1,31 @@
+#include "client/cli/status.h"
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "client/cli/session.h"
 #include "client/cli/table.h"
 #include "common/base/bytes.h"
 
 namespace simm::cli {
 namespace {
 
-struct Totals {
-  rpc::ServerStats stats;
-  size_t alive = 0;
-  size_t suspect = 0;
-  size_t dead = 0;
-  size_t draining = 0;
-  uint32_t moving = 0;  // shards
-};
+constexpr size_t kBarCells = 30;
 
-Totals Sum(const rpc::ClusterStatus& status) {
-  Totals totals;
-  for (const rpc::NodeStatus& node : status.nodes) {
-    switch (node.record.state) {
-      case ServerState::kAlive:
-        ++totals.alive;
-        break;
-      case ServerState::kSuspect:
-        ++totals.suspect;
-        break;
-      case ServerState::kDead:
-        ++totals.dead;
-        break;
-      case ServerState::kDraining:
-        ++totals.draining;
-        break;
-    }
-    totals.moving += node.shards_coming;
-    if (node.record.state == ServerState::kDead) continue;
-    totals.stats.data_bytes += node.stats.data_bytes;
-    totals.stats.live_bytes += node.stats.live_bytes;
-    totals.stats.live_value_bytes += node.stats.live_value_bytes;
-    totals.stats.entries += node.stats.entries;
-    totals.stats.hits += node.stats.hits;
-    totals.stats.misses += node.stats.misses;
-    totals.stats.puts += node.stats.puts;
-    totals.stats.evictions += node.stats.evictions;
-    totals.stats.connections += node.stats.connections;
+nlohmann::json ToJson(const rpc::ClusterStatus& status, const rpc::ClusterTotals& totals) {
+  const rpc::ClusterHealth health = rpc::AssessHealth(status);
+  nlohmann::json findings = nlohmann::json::array();
+  for (const rpc::Finding& finding : health.findings) {
+    findings.push_back(
+        {{"problem", finding.problem}, {"what", finding.what}, {"mend", finding.mend}});
   }
-  return totals;
-}
-
-nlohmann::json ToJson(const rpc::ClusterStatus& status, const Totals& totals) {
-  return {{"cluster", ToString(status.map.cluster)},
+  return {{"health", rpc::HealthName(health.word)},
+          {"findings", findings},
+          {"rates", cli::ToJson(status.rates)},
+          {"cluster", ToString(status.map.cluster)},
           {"term", status.map.term},
           {"epoch", status.map.epoch},
+          {"replicas", status.replicas},
           {"manager_version", status.manager_version},
           {"uptime_ms", status.uptime_ms},
           {"watchers", status.watchers},
@@ -61,13 +33,16 @@ nlohmann::json ToJson(const rpc::ClusterStatus& status, const Totals& totals) {
           {"leader", status.leader},
           {"frozen", status.frozen},
           {"problem", status.problem},
-          {"shards_moving", totals.moving},
+          {"shards_moving", totals.shards_moving},
+          {"shards_under_replicated", status.shards_under_replicated},
           {"servers",
            {{"alive", totals.alive},
             {"suspect", totals.suspect},
             {"dead", totals.dead},
             {"draining", totals.draining}}},
           {"data_bytes", totals.stats.data_bytes},
+          {"free_bytes", totals.stats.free_bytes},
+          {"pinned_bytes", totals.stats.pinned_bytes},
           {"live_bytes", totals.stats.live_bytes},
           {"live_value_bytes", totals.stats.live_value_bytes},
           {"entries", totals.stats.entries},
@@ -77,51 +52,81 @@ nlohmann::json ToJson(const rpc::ClusterStatus& status, const Totals& totals) {
           {"evictions", totals.stats.evictions}};
 }
 
-void Print(const rpc::ClusterStatus& status, const Totals& totals) {
-  const rpc::ServerStats& sum = totals.stats;
-  std::printf("cluster     %s, term %lu, epoch %lu\n", ToString(status.map.cluster).c_str(),
-              status.map.term, status.map.epoch);
-  std::printf("manager     version %s, up %s, %lu watchers of the map\n",
-              status.manager_version.c_str(), FormatDuration(status.uptime_ms).c_str(),
-              status.watchers);
-  if (!status.leader.empty()) std::printf("leader      %s\n", status.leader.c_str());
-  std::printf("servers     %zu alive, %zu suspect, %zu dead, %zu draining\n", totals.alive,
-              totals.suspect, totals.dead, totals.draining);
-  std::printf("memory      %s of %s hold live entries (%s)\n", FormatSize(sum.live_bytes).c_str(),
-              FormatSize(sum.data_bytes).c_str(), Percent(sum.live_bytes, sum.data_bytes).c_str());
-  std::printf("entries     %s, %s of values\n", WithCommas(sum.entries).c_str(),
-              FormatSize(sum.live_value_bytes).c_str());
-  std::printf("since start %s hits, %s misses (%s hits), %s puts, %s evictions\n",
-              WithCommas(sum.hits).c_str(), WithCommas(sum.misses).c_str(),
-              Percent(sum.hits, sum.hits + sum.misses).c_str(), WithCommas(sum.puts).c_str(),
-              WithCommas(sum.evictions).c_str());
-  if (totals.moving != 0) {
-    std::printf("moving      %u shards are being pulled by their new owners\n", totals.moving);
+std::string Line(const std::string& head, const std::string& text) {
+  return head + std::string(head.size() < 12 ? 12 - head.size() : 1, ' ') + text + "\n";
+}
+
+std::string Findings(const Session& session, const rpc::ClusterHealth& health) {
+  std::string text;
+  for (const rpc::Finding& finding : health.findings) {
+    const std::string mark =
+        finding.problem ? session.Paint("!", Session::Colour::kBad) : std::string("-");
+    text += "\n" + mark + " " + finding.what + "\n    " + finding.mend + "\n";
   }
-  if (!status.frozen.empty()) std::printf("FROZEN      %s\n", status.frozen.c_str());
-  if (!status.problem.empty()) std::printf("PROBLEM     %s\n", status.problem.c_str());
-  if (totals.alive == 0) {
-    std::printf(
-        "\nNo data server is alive, so every get is a miss. Start one:\n"
-        "  simm-dataserver --manager HOST:PORT --memory 4GiB\n");
-  }
+  return text;
 }
 
 }  // namespace
 
+nlohmann::json ToJson(const rpc::Rates& rates) {
+  return {{"hits", rates.hits},
+          {"misses", rates.misses},
+          {"puts", rates.puts},
+          {"evictions", rates.evictions},
+          {"bytes_read", rates.bytes_read},
+          {"bytes_written", rates.bytes_written}};
+}
+
+std::string StatusText(const Session& session, const rpc::ClusterStatus& status) {
+  const rpc::ClusterTotals totals = SumOf(status);
+  const rpc::ClusterHealth health = rpc::AssessHealth(status);
+  const rpc::ServerStats& sum = totals.stats;
+  const rpc::Rates& now = status.rates;
+  const auto colour = health.word == rpc::Health::kHealthy ? Session::Colour::kGood
+                      : health.word == rpc::Health::kDown  ? Session::Colour::kBad
+                                                           : Session::Colour::kWarning;
+  std::string servers = std::to_string(totals.alive) + " alive";
+  if (totals.suspect != 0) servers += ", " + std::to_string(totals.suspect) + " suspect";
+  if (totals.dead != 0) servers += ", " + std::to_string(totals.dead) + " dead";
+  if (totals.draining != 0) servers += ", " + std::to_string(totals.draining) + " draining";
+  std::string text =
+      Line("health", session.Paint(std::string(rpc::HealthName(health.word)), colour)) +
+      Line("servers", servers) +
+      Line("capacity", Bar(sum.live_bytes, sum.data_bytes, kBarCells) + " " +
+                           FormatSize(sum.live_bytes) + " of " + FormatSize(sum.data_bytes) + " (" +
+                           Percent(sum.live_bytes, sum.data_bytes) + "), " +
+                           WithCommas(sum.entries) + " entries") +
+      Line("hit rate", PercentOfRates(now.hits, now.hits + now.misses) + " now, " +
+                           Percent(sum.hits, sum.hits + sum.misses) + " since the start (" +
+                           WithCommas(sum.hits) + " hits, " + WithCommas(sum.misses) + " misses)") +
+      Line("traffic", FormatByteRate(now.bytes_read) + " out, " +
+                          FormatByteRate(now.bytes_written) + " in; " +
+                          FormatRate(now.hits + now.misses) + " gets, " + FormatRate(now.puts) +
+                          " puts, " + FormatRate(now.evictions) + " evictions") +
+      Line("manager", "version " + status.manager_version + ", up " +
+                          FormatDuration(status.uptime_ms) + ", " +
+                          std::to_string(status.watchers) + " watchers of the map");
+  if (!status.leader.empty()) text += Line("leader", status.leader);
+  text +=
+      Line("cluster",
+           ToString(status.map.cluster) + ", term " + std::to_string(status.map.term) + ", epoch " +
+               std::to_string(status.map.epoch) +
+               (status.replicas > 1 ? ", " + std::to_string(status.replicas) + " replicas" : ""));
+  return text + Findings(session, health);
+}
+
 void AddStatus(CLI::App& app, Session& session) {
-  CLI::App* status = app.add_subcommand("status", "The cluster in a few lines");
+  CLI::App* status = app.add_subcommand("status", "The cluster at a glance, and what to do");
   status->callback([&session] {
     session.command = [&session] {
       std::unique_ptr<Admin> admin;
       if (const int code = session.OpenAdmin(&admin); code != kDone) return code;
       const Result<rpc::ClusterStatus> got = admin->GetStatus(session.timeout());
       if (!got.ok()) return session.Fail(got.status());
-      const Totals totals = Sum(*got);
       if (session.json) {
-        session.PrintJson(ToJson(*got, totals));
+        session.PrintJson(ToJson(*got, SumOf(*got)));
       } else {
-        Print(*got, totals);
+        std::fputs(StatusText(session, *got).c_str(), stdout);
       }
       return static_cast<int>(kDone);
     };

@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cstdio>
 #include <utility>
+
+#include "common/base/bytes.h"
 
 namespace simm::cli {
 namespace {
@@ -54,6 +57,31 @@ std::string Percent(uint64_t part, uint64_t whole) {
   if (whole == 0) return "-";
   const double share = 100.0 * static_cast<double>(part) / static_cast<double>(whole);
   return std::to_string(static_cast<uint64_t>(share + 0.5)) + " %";
+}
+
+std::string PercentOfRates(double part, double whole) {
+  return whole <= 0 ? "-" : Percent(static_cast<uint64_t>(1000 * part / whole), 1000);
+}
+
+std::string FormatRate(double per_second) {
+  if (per_second > 0 && per_second < 9.95) {
+    char text[16];
+    std::snprintf(text, sizeof text, "%.1f/s", per_second);
+    return text;
+  }
+  return WithCommas(static_cast<uint64_t>(per_second + 0.5)) + "/s";
+}
+
+std::string FormatByteRate(double bytes_per_second) {
+  return FormatSize(static_cast<uint64_t>(bytes_per_second + 0.5)) + "/s";
+}
+
+std::string Bar(uint64_t part, uint64_t whole, size_t cells) {
+  const double share = whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+  auto full = static_cast<size_t>(share * static_cast<double>(cells) + 0.5);
+  if (part > 0 && full == 0) full = 1;
+  full = std::min(full, cells);
+  return "[" + std::string(full, '#') + std::string(cells - full, '-') + "]";
 }
 
 std::string FormatDuration(uint64_t ms) {

@@ -68,7 +68,7 @@ void BindClient(nb::module_& module) {
            "rdma_devices"_a = std::vector<std::string>(), "numa_node"_a = -1,
            "metrics_listen"_a = "", "slow_op_ms"_a = -1)
       .def("put", &NativeClient::Put, "keys"_a, "addresses"_a, "sizes"_a, "deadline_ms"_a,
-           "replace"_a = false)
+           "replace"_a = false, nb::kw_only(), "ttl_ms"_a = 0, "write_quorum"_a = 1)
       .def("get", &NativeClient::Get, "keys"_a, "addresses"_a, "sizes"_a, "deadline_ms"_a,
            "allow_shorter"_a = false)
       .def("exists", &NativeClient::Exists, "keys"_a, "deadline_ms"_a)
@@ -76,7 +76,8 @@ void BindClient(nb::module_& module) {
       .def("remove", &NativeClient::Remove, "keys"_a, "deadline_ms"_a)
       .def("touch", &NativeClient::Touch, "keys"_a, "deadline_ms"_a)
       .def("put_async", &NativeClient::PutAsync, "keys"_a, "addresses"_a, "sizes"_a,
-           "deadline_ms"_a, "replace"_a = false, "callback"_a)
+           "deadline_ms"_a, "replace"_a = false, "callback"_a, nb::kw_only(), "ttl_ms"_a = 0,
+           "write_quorum"_a = 1)
       .def("get_async", &NativeClient::GetAsync, "keys"_a, "addresses"_a, "sizes"_a,
            "deadline_ms"_a, "allow_shorter"_a = false, "callback"_a)
       .def("exists_async", &NativeClient::ExistsAsync, "keys"_a, "deadline_ms"_a, "callback"_a)

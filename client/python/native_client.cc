@@ -48,6 +48,13 @@ void End(OpenClient& open) {
 
 std::chrono::milliseconds Milliseconds(int64_t ms) { return std::chrono::milliseconds(ms); }
 
+PutOptions PutOptionsOf(int64_t deadline_ms, bool replace, int64_t ttl_ms, uint32_t write_quorum) {
+  return {.deadline = Milliseconds(deadline_ms),
+          .replace = replace,
+          .ttl = Milliseconds(ttl_ms),
+          .write_quorum = write_quorum};
+}
+
 nb::object List(PyObject* list) {
   if (list == nullptr) throw nb::python_error();
   return nb::steal<nb::object>(list);
@@ -143,13 +150,14 @@ void NativeClient::Close() {
 }
 
 nb::object NativeClient::Put(nb::handle keys, nb::handle addresses, nb::handle sizes,
-                             int64_t deadline_ms, bool replace) {
+                             int64_t deadline_ms, bool replace, int64_t ttl_ms,
+                             uint32_t write_quorum) {
   const PutBatch batch(keys, addresses, sizes);
   std::vector<KeyResult> results;
   {
     Use use(*this);
     results =
-        use.client().Put(batch.items, {.deadline = Milliseconds(deadline_ms), .replace = replace});
+        use.client().Put(batch.items, PutOptionsOf(deadline_ms, replace, ttl_ms, write_quorum));
   }
   return List(CodeList(results));
 }
@@ -189,13 +197,14 @@ nb::object NativeClient::Touch(nb::handle keys, int64_t deadline_ms) {
 }
 
 void NativeClient::PutAsync(nb::handle keys, nb::handle addresses, nb::handle sizes,
-                            int64_t deadline_ms, bool replace, nb::object callback) {
+                            int64_t deadline_ms, bool replace, nb::object callback, int64_t ttl_ms,
+                            uint32_t write_quorum) {
   auto batch = std::make_shared<PutBatch>(keys, addresses, sizes);
   Use::Check(*this);
   const std::span<const PutItem> items = batch->items;
   Done done = Deliver(std::move(batch), std::move(callback), false);
   Use use(*this);
-  use.client().PutAsync(items, {.deadline = Milliseconds(deadline_ms), .replace = replace},
+  use.client().PutAsync(items, PutOptionsOf(deadline_ms, replace, ttl_ms, write_quorum),
                         std::move(done));
 }
 
@@ -308,6 +317,9 @@ nb::dict NativeClient::Stats() {
       {"lookups", stats.lookups},
       {"bounced_values", stats.bounced_values},
       {"calls_refused", stats.calls_refused},
+      {"source_hits", stats.source_hits},
+      {"replica_hits", stats.replica_hits},
+      {"partial_puts", stats.partial_puts},
   };
   for (const auto& [name, number] : numbers) out[name] = number;
   return out;
@@ -329,6 +341,11 @@ nb::dict NativeClient::Locate(nb::handle key) {
   out["server"] = location.server.c_str();
   out["address"] = location.address.c_str();
   out["hash"] = location.hash.c_str();
+  nb::list replicas;
+  for (const std::string& name : location.replicas) replicas.append(name.c_str());
+  out["replicas"] = replicas;
+  out["source"] = location.source.c_str();
+  out["epoch"] = location.epoch;
   return out;
 }
 

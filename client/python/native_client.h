@@ -25,7 +25,7 @@ class NativeClient {
   NativeClient& operator=(const NativeClient&) = delete;
 
   nanobind::object Put(nanobind::handle keys, nanobind::handle addresses, nanobind::handle sizes,
-                       int64_t deadline_ms, bool replace);
+                       int64_t deadline_ms, bool replace, int64_t ttl_ms, uint32_t write_quorum);
   nanobind::object Get(nanobind::handle keys, nanobind::handle addresses, nanobind::handle sizes,
                        int64_t deadline_ms, bool allow_shorter);
   nanobind::object Exists(nanobind::handle keys, int64_t deadline_ms);
@@ -34,7 +34,8 @@ class NativeClient {
   nanobind::object ExistsFlags(nanobind::handle keys, int64_t deadline_ms);
 
   void PutAsync(nanobind::handle keys, nanobind::handle addresses, nanobind::handle sizes,
-                int64_t deadline_ms, bool replace, nanobind::object callback);
+                int64_t deadline_ms, bool replace, nanobind::object callback, int64_t ttl_ms,
+                uint32_t write_quorum);
   void GetAsync(nanobind::handle keys, nanobind::handle addresses, nanobind::handle sizes,
                 int64_t deadline_ms, bool allow_shorter, nanobind::object callback);
   void ExistsAsync(nanobind::handle keys, int64_t deadline_ms, nanobind::object callback);

@@ -64,6 +64,14 @@ inline constexpr size_t kMaxUnreadReplies = 256;  // of one connection, beyond w
 inline constexpr auto kStalledPeer = 10s;         // no byte moved within a frame or an answer
 inline constexpr auto kDataTick = 250ms;          // how often the data port looks at its clocks
 
+// Migration.
+inline constexpr size_t kMaxListings = 256;           // under way at a source
+inline constexpr size_t kPullThreads = 4;             // sources that are pulled from at once
+inline constexpr uint64_t kPullBatchBytes = 8 << 20;  // fetched with one request, or one value
+inline constexpr auto kPullStalled = 5s;              // no byte of an answer: the source is left
+inline constexpr auto kPullRetryMin = 50ms;
+inline constexpr auto kPullRetryMax = 2s;
+
 // Leases, lanes and pins of a data server's one-sided peers.
 inline constexpr uint32_t kMaxLeaseExtents = 1024;  // of one LEASE
 inline constexpr size_t kMaxLeasesPerLane = 256;
@@ -79,6 +87,8 @@ inline constexpr size_t kMaxRecallsPerTick = 64;
 inline constexpr size_t kMaxDisowned = 4096;  // lanes given up by word before they ended here
 inline constexpr auto kPinTime = 2s;
 inline constexpr size_t kMaxPins = 65536;
+inline constexpr size_t kMaxSampledKeys = 1000;         // of one look at the keys of a server
+inline constexpr uint64_t kMaxScannedEntries = 1 << 20;  // by it
 inline constexpr uint64_t kPinShare = 4;  // held by pins at most: this part of the pool
 
 // Manager.
@@ -89,5 +99,6 @@ inline constexpr size_t kWatchQueueUpdates = 64;   // beyond it a watcher gets a
 inline constexpr auto kServersFirst = 500ms;       // longest wait for data servers to ack an epoch
 inline constexpr size_t kMaxPulledShards = 16384;  // of one heartbeat; the others with the next one
 inline constexpr size_t kMaxEvents = 4096;         // that the manager remembers
+inline constexpr size_t kMaxHistorySamples = 600;  // one a second, of what went on
 
 }  // namespace simm::limits

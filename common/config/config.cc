@@ -326,6 +326,16 @@ Source ConfigSpec::SourceOf(const std::string& name) const {
   return option->source;
 }
 
+std::vector<OptionValue> ConfigSpec::Effective() const {
+  std::vector<OptionValue> values;
+  for (const Option& option : options_) {
+    std::string source(SourceName(option.source));
+    if (option.source != Source::kDefault) source += " " + option.place;
+    values.push_back({option.name, option.get(), std::move(source)});
+  }
+  return values;
+}
+
 std::string ConfigSpec::PrintConfig() const {
   std::string text;
   for (const Option& option : options_) {

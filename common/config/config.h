@@ -24,6 +24,13 @@ struct Loaded {
   std::vector<std::string> warnings;  // for the log: SIMM_ variables that no option reads
 };
 
+// An option in force: its value as text, and where that came from ("default", "flag --listen").
+struct OptionValue {
+  std::string name;
+  std::string value;
+  std::string source;
+};
+
 // The options of one program: each is bound to a field of the caller, whose value at the time of
 // the call is the default. Load() then applies default < file (--config FILE, YAML) < environment
 // (SIMM_<NAME>) < flags and checks every value, also those that a later source overrides.
@@ -80,6 +87,8 @@ class ConfigSpec {
                                 std::vector<std::string>* warnings);
 
   Source SourceOf(const std::string& name) const;
+  // Each option as it is in force after Load.
+  std::vector<OptionValue> Effective() const;
   // YAML, one option a line with its source as a comment; Load accepts it as a file.
   std::string PrintConfig() const;
   std::string Help() const;

@@ -5,6 +5,8 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "common/base/status.h"
 #include "common/metrics/metrics.h"
@@ -19,6 +21,7 @@ struct HttpReply {
   int status = 200;
   std::string content_type = "text/plain; charset=utf-8";
   std::string body;
+  std::vector<std::pair<std::string, std::string>> headers{};
 };
 using HttpHandler = std::function<HttpReply(const HttpRequest& request)>;
 
@@ -28,17 +31,18 @@ struct HttpOptions {
   std::function<Status()> ready;
   // What a person who looks at /readyz should know although it is ok; follows it. May be empty.
   std::function<std::string()> note = {};
-  // A connection on which no byte moves for so long is closed.
+  // A connection whose request is not whole after so long, or that takes nothing of its answer for
+  // so long, is closed.
   int idle_seconds = 3;
   // What said `address`, for messages.
   std::string flag = "--http";
 };
 
 // The small HTTP server of each process, for scrapers, probes and people: GET /metrics, /healthz,
-// /readyz and added routes; 404 elsewhere. Thread-safe; owns 4 workers and one accepting thread.
+// /readyz and added routes; 404 elsewhere. Thread-safe; owns the threads of HttpConnections.
 //
-// Bounds: one request a connection, its head at most 8 KiB a line and its body 64 KiB; a silence of
-// idle_seconds ends it; 64 accepted connections wait, the others stay in the kernel's queue.
+// Bounds: one request a connection, no body; those of HttpConnections, whose idle connections hold
+// up nobody.
 class HttpServer {
  public:
   // Listens and serves. `registry` must outlive the server. kInvalidArgument: not an address.

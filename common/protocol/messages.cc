@@ -17,6 +17,7 @@ class WriteArchive {
     writer_.Put(value);
   }
   void CodeByte(const Code& code) { writer_.Put(static_cast<uint8_t>(code)); }
+  void Flag(const bool& flag) { writer_.Put(static_cast<uint8_t>(flag ? 1 : 0)); }
   void KeyBytes(const std::string_view& key) {
     SIMM_CHECK(!key.empty() && key.size() <= limits::kMaxKeyBytes, "key length was not validated");
     writer_.Put(AsBytes(key));
@@ -53,6 +54,11 @@ class ReadArchive {
     const auto raw = reader_.Get<uint8_t>();
     if (raw > kMaxCode) Refuse("unknown code");
     code = static_cast<Code>(raw);
+  }
+  void Flag(bool& flag) {
+    const auto raw = reader_.Get<uint8_t>();
+    if (raw > 1) Refuse("flag");
+    flag = raw == 1;
   }
   void KeyLength(std::string_view& key) {
     key_bytes_ = reader_.Get<uint16_t>();
@@ -197,6 +203,34 @@ void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, PutReply
   a.Int(m.retry_after_ms);
   a.Int(m.generation);
   MapFields(a, m.map);
+}
+
+template <typename A, typename M>
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, ListRequest> {
+  a.Int(m.destination);
+  a.Int(m.cursor);
+  MapFields(a, m.map);
+  if (m.destination == 0) a.Refuse("a list for nobody");
+}
+
+template <typename A, typename M>
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, ListReply> {
+  a.CodeByte(m.code);
+  a.Flag(m.done);
+  a.Int(m.cursor);
+  MapFields(a, m.map);
+  a.Count(m.entries, 0, kMaxListedEntries);
+  if (m.code != Code::kOk && (m.done || !m.entries.empty())) a.Refuse("entries of no list");
+  for (auto& entry : m.entries) {
+    a.Int(entry.namespace_id);
+    a.KeyLength(entry.key);
+    a.Int(entry.value_bytes);
+    a.Int(entry.checksum);
+    a.Int(entry.ttl_ms);
+    a.Int(entry.age_ms);
+    a.KeyBytes(entry.key);
+    if (entry.value_bytes > limits::kMaxValueBytes) a.Refuse("value length");
+  }
 }
 
 template <typename A, typename M>
@@ -370,6 +404,12 @@ ByteSpan EncodePing(const Ping& m, MessageBuffer& out) {
 ByteSpan EncodePong(const Ping& m, MessageBuffer& out) {
   return EncodeNonce(MessageType::kPong, m, out);
 }
+ByteSpan Encode(const ListRequest& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kList, m, out);
+}
+ByteSpan Encode(const ListReply& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kListReply, m, out);
+}
 ByteSpan Encode(const LeaseRequest& m, MessageBuffer& out) {
   return EncodeAs(MessageType::kLease, m, out);
 }
@@ -411,6 +451,8 @@ Status Decode(ByteSpan body, Ping* m) {
   a.Int(m->nonce);
   return a.Finish();
 }
+Status Decode(ByteSpan body, ListRequest* m) { return DecodeAs(MessageType::kList, body, m); }
+Status Decode(ByteSpan body, ListReply* m) { return DecodeAs(MessageType::kListReply, body, m); }
 Status Decode(ByteSpan body, LeaseRequest* m) { return DecodeAs(MessageType::kLease, body, m); }
 Status Decode(ByteSpan body, LeaseReply* m) { return DecodeAs(MessageType::kLeaseReply, body, m); }
 Status Decode(ByteSpan body, CommitRequest* m) { return DecodeAs(MessageType::kCommit, body, m); }

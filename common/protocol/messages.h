@@ -27,10 +27,12 @@ enum class MessageType : uint8_t {
   kScrub = 5,   // KeysRequest -> KeysReply: the reader saw a bad checksum; kOk: removed
   kPut = 6,     // PutRequest + payload -> PutReply
   kPing = 7,    // Ping -> kPong
+  kList = 8,    // ListRequest -> kListReply: a destination asks the source of its shards
   kGetRecord = 65,
   kKeysReply = 66,
   kPutReply = 67,
   kPong = 68,
+  kListReply = 69,
   // One-sided data path: spoken by verbs and shm; lookup, touch slots and pin by tcp as well.
   kLease = 16,       // LeaseRequest -> kLeaseReply
   kCommit = 17,      // CommitRequest -> kPutReply
@@ -63,6 +65,8 @@ inline constexpr uint8_t kGetAllowShorter = 1;
 // Of kGet, kExists, kLookup and kPin to an owner whose shard has a source: kRemoved is told apart
 // from kMiss. A server that does not know it answers kMiss.
 inline constexpr uint8_t kTellRemoved = 2;
+// Of kGet, from the destination of a pull: it is no use of the entries.
+inline constexpr uint8_t kForPull = 4;
 
 struct KeysRequest {
   MessageType type = MessageType::kGet;
@@ -114,6 +118,38 @@ struct PutReply {
 
 struct Ping {
   uint64_t nonce = 0;
+};
+
+// Between data servers: what the source has of the shards that it names `destination` as the owner
+// of, hottest first. One listing is under way on a connection; it is begun with cursor 0 and gone
+// on with where the last answer says.
+struct ListRequest {
+  uint32_t destination = 0;  // id in the map
+  uint64_t cursor = 0;
+  // In force at the destination. A listing is of the rows of exactly this map.
+  MapStamp map;
+};
+struct ListedEntry {
+  uint16_t namespace_id = 0;
+  uint32_t value_bytes = 0;
+  uint64_t checksum = 0;  // XXH3-64 of the value
+  uint32_t ttl_ms = 0;    // left; 0: for ever
+  uint32_t age_ms = 0;    // since its last use
+  std::string_view key;
+};
+inline constexpr size_t kListReplyHeadBytes = 30;
+inline constexpr size_t ListedEntryBytes(size_t key_bytes) { return 24 + key_bytes; }
+inline constexpr size_t kMaxListedEntries = 128;  // of one answer
+struct ListReply {
+  // kOk; kWrongOwner: another map is in force at the source (`map`), ask again when it is here or
+  // there; kBusy: too many listings at once, ask again; kMiss: no listing stands at this cursor,
+  // begin anew.
+  Code code = Code::kInternal;
+  bool done = false;    // nothing follows
+  uint64_t cursor = 0;  // of the next request
+  MapStamp map;         // in force at the source
+  // None, and not done: it is still looking, ask again.
+  std::vector<ListedEntry> entries;
 };
 
 struct LeaseRequest {
@@ -198,6 +234,8 @@ ByteSpan Encode(const PutRequest& m, MessageBuffer& out);
 ByteSpan Encode(const PutReply& m, MessageBuffer& out);
 ByteSpan EncodePing(const Ping& m, MessageBuffer& out);
 ByteSpan EncodePong(const Ping& m, MessageBuffer& out);
+ByteSpan Encode(const ListRequest& m, MessageBuffer& out);
+ByteSpan Encode(const ListReply& m, MessageBuffer& out);
 ByteSpan Encode(const LeaseRequest& m, MessageBuffer& out);
 ByteSpan Encode(const LeaseReply& m, MessageBuffer& out);
 ByteSpan Encode(const CommitRequest& m, MessageBuffer& out);
@@ -216,6 +254,8 @@ Status Decode(ByteSpan body, KeysReply* m);
 Status Decode(ByteSpan body, PutRequest* m);
 Status Decode(ByteSpan body, PutReply* m);
 Status Decode(ByteSpan body, Ping* m);  // kPing or kPong
+Status Decode(ByteSpan body, ListRequest* m);
+Status Decode(ByteSpan body, ListReply* m);
 Status Decode(ByteSpan body, LeaseRequest* m);
 Status Decode(ByteSpan body, LeaseReply* m);
 Status Decode(ByteSpan body, CommitRequest* m);

@@ -32,6 +32,10 @@ struct SlotWord {
   uint64_t generation() const { return bits >> 2; }
   SlotState state() const { return static_cast<SlotState>(bits & 3); }
 };
+// Slot::flags: a client has replaced or removed the key here while the shard's source had an older
+// value; when the entry goes, a TOMBSTONE stays, or that value would count again. Of no meaning to
+// readers.
+inline constexpr uint32_t kSlotBesideSource = 1;
 inline constexpr uint64_t kGenerationCounterBits = 46;
 inline uint64_t MakeGeneration(uint16_t incarnation, uint64_t counter) {
   return (uint64_t{incarnation} << kGenerationCounterBits) |

@@ -123,6 +123,17 @@ std::shared_ptr<grpc::Channel> SharedChannel(const std::string& address) {
   return shared;
 }
 
+void ForgetChannel(const std::string& address) {
+  ChannelCache& cache = Cache();
+  std::shared_ptr<grpc::Channel> forgotten;  // ends outside the lock
+  MutexLock lock(cache.mutex);
+  const auto found = cache.channels.find(address);
+  if (found == cache.channels.end()) return;
+  forgotten = std::move(found->second);
+  cache.channels.erase(found);
+  std::erase(cache.order, address);
+}
+
 grpc::Status ToGrpc(const Status& status, const std::string& leader) {
   if (status.ok()) return grpc::Status::OK;
   v1::ErrorDetail detail;

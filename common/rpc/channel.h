@@ -25,6 +25,9 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address,
 
 // Channels of this process by address, kept while somebody uses them or was using them lately.
 std::shared_ptr<grpc::Channel> SharedChannel(const std::string& address);
+// The next SharedChannel of the address is a new one, which connects at once: the old one pauses
+// after a failure, up to 1 s. For callers that pace themselves.
+void ForgetChannel(const std::string& address);
 
 // Status <-> grpc::Status. SiMM's code travels in the details; without them (a gRPC-made error) the
 // gRPC code decides.

@@ -14,6 +14,7 @@
 #include "common/rpc/convert.h"
 #include "common/rpc/map_codec.h"
 #include "common/rpc/map_stream.h"
+#include "common/rpc/node_service.h"
 #include "proto/dataserver.grpc.pb.h"
 #include "proto/manager.grpc.pb.h"
 
@@ -167,6 +168,25 @@ class DataServerService final : public v1::DataServer::Service {
         },
         [&](uint64_t dropped) { reply->set_dropped(dropped); });
   }
+  grpc::Status SampleKeys(grpc::ServerContext* context, const v1::SampleKeysRequest* request,
+                          v1::SampleKeysReply* reply) override {
+    return Serve(
+        observer_, "SampleKeys",
+        [&] {
+          return handler_.SampleKeys(
+              {FromProto(request->expected_cluster()), request->expected_server(),
+               request->name_space(), request->prefix(), request->limit()},
+              [context] { return context->IsCancelled(); });
+        },
+        [&](const SampleKeysReply& value) {
+          for (const SampledKey& key : value.keys) {
+            reply->add_keys(key.key);
+            reply->add_value_bytes(key.value_bytes);
+          }
+          reply->set_scanned(value.scanned);
+          reply->set_complete(value.complete);
+        });
+  }
   grpc::Status GetStatus(grpc::ServerContext*, const v1::GetServerStatusRequest*,
                          v1::NodeStatus* reply) override {
     return Serve(
@@ -213,6 +233,7 @@ struct ControlServer::Impl {
   std::unique_ptr<ManagerService> manager;
   std::unique_ptr<DataServerService> data_server;
   std::unique_ptr<MapServiceHost> maps;
+  std::unique_ptr<NodeService> node;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
   Mutex mutex;
@@ -256,6 +277,10 @@ Result<std::unique_ptr<ControlServer>> ControlServer::Start(ControlServerOptions
   if (kept.maps != nullptr) {
     impl->maps = std::make_unique<MapServiceHost>(*kept.maps);
     builder.RegisterService(impl->maps.get());
+  }
+  if (kept.describe) {
+    impl->node = std::make_unique<NodeService>(kept.describe);
+    builder.RegisterService(impl->node.get());
   }
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr || impl->port == 0) {

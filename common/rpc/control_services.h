@@ -46,6 +46,9 @@ class DataServerHandler {
   // (kDeadlineExceeded).
   virtual Result<uint64_t> ClearNamespace(const ClearNamespaceRequest& request,
                                           const std::function<bool()>& cancelled) = 0;
+  // kMiss: no such namespace. Asks `cancelled` as ClearNamespace does, and ends with what is found.
+  virtual Result<SampleKeysReply> SampleKeys(const SampleKeysRequest& request,
+                                             const std::function<bool()>& cancelled) = 0;
   virtual Result<NodeStatus> GetStatus() = 0;
 };
 
@@ -55,6 +58,8 @@ struct ControlServerOptions {
   ManagerHandler* manager = nullptr;
   DataServerHandler* data_server = nullptr;
   MapSource* maps = nullptr;
+  // What this program says of itself; empty: nothing.
+  std::function<NodeDescription()> describe = {};
   // Called after each unary call: "Register", its outcome, its time. May be empty.
   std::function<void(std::string_view method, Code code, Duration took)> observer;
 };

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/base/host_facts.h"
 #include "common/base/ids.h"
 #include "common/routing/route_table.h"
 
@@ -94,6 +95,17 @@ struct HeartbeatReply {
   bool register_again = false;  // the manager does not know this boot (any more)
 };
 
+// Per second, over the last few heartbeats; as servers see it: what clients read one-sided, no
+// server sees.
+struct Rates {
+  double hits = 0;
+  double misses = 0;
+  double puts = 0;
+  double evictions = 0;
+  double bytes_read = 0;
+  double bytes_written = 0;
+};
+
 struct NodeStatus {
   ServerRecord record;
   uint32_t shards = 0;
@@ -104,6 +116,7 @@ struct NodeStatus {
   MigrationProgress migration;
   uint32_t shards_coming = 0;   // rows in which it is the owner and another the source
   uint32_t shards_leaving = 0;  // rows in which it is the source; a drain is over at 0
+  Rates rates{};
 };
 struct ClusterStatus {
   MapVersion map;
@@ -118,6 +131,41 @@ struct ClusterStatus {
   uint32_t replicas = 1;                 // owners that each shard should have
   uint32_t shards_moving = 0;            // shards that an owner is still pulling
   uint32_t shards_under_replicated = 0;  // shards whose entries lie on fewer servers than that
+  Rates rates{};                         // of all servers together
+  uint64_t unix_ms = 0;                  // wall clock of the manager; 0: it does not say
+};
+
+// An option in force, and where its value came from ("flag --listen").
+struct OptionText {
+  std::string name;
+  std::string value;
+  std::string source;
+};
+// What a program says of itself.
+struct NodeDescription {
+  std::string program;
+  std::string version;
+  uint64_t unix_ms = 0;  // its wall clock
+  std::vector<OptionText> options;
+  HostFacts host;
+};
+
+// A look at the keys of one data server: from a random place on, until enough are found.
+struct SampleKeysRequest {
+  Id128 expected_cluster;
+  ServerId expected_server = kNoServer;  // kNoServer: any
+  std::string name_space;
+  std::string prefix;  // of the keys; empty: all
+  uint32_t limit = 0;  // at most limits::kMaxSampledKeys
+};
+struct SampledKey {
+  std::string key;
+  uint64_t value_bytes = 0;
+};
+struct SampleKeysReply {
+  std::vector<SampledKey> keys;
+  uint64_t scanned = 0;   // entries looked at, of any namespace
+  bool complete = false;  // all entries of the server were looked at
 };
 
 struct DrainReply {

@@ -100,6 +100,30 @@ v1::Event ToProto(const Event& event) {
   return out;
 }
 
+namespace {
+
+v1::Rates ToProto(const Rates& rates) {
+  v1::Rates out;
+  out.set_hits(rates.hits);
+  out.set_misses(rates.misses);
+  out.set_puts(rates.puts);
+  out.set_evictions(rates.evictions);
+  out.set_bytes_read(rates.bytes_read);
+  out.set_bytes_written(rates.bytes_written);
+  return out;
+}
+
+Rates FromProto(const v1::Rates& rates) {
+  return {.hits = rates.hits(),
+          .misses = rates.misses(),
+          .puts = rates.puts(),
+          .evictions = rates.evictions(),
+          .bytes_read = rates.bytes_read(),
+          .bytes_written = rates.bytes_written()};
+}
+
+}  // namespace
+
 v1::NodeStatus ToProto(const NodeStatus& node) {
   v1::NodeStatus out;
   *out.mutable_record() = ToProto(node.record);
@@ -111,6 +135,7 @@ v1::NodeStatus ToProto(const NodeStatus& node) {
   *out.mutable_migration() = ToProto(node.migration);
   out.set_shards_coming(node.shards_coming);
   out.set_shards_leaving(node.shards_leaving);
+  *out.mutable_rates() = ToProto(node.rates);
   return out;
 }
 
@@ -178,6 +203,8 @@ v1::ClusterStatus ToProto(const ClusterStatus& status) {
   out.set_replicas(status.replicas);
   out.set_shards_moving(status.shards_moving);
   out.set_shards_under_replicated(status.shards_under_replicated);
+  *out.mutable_rates() = ToProto(status.rates);
+  out.set_unix_ms(status.unix_ms);
   return out;
 }
 
@@ -329,6 +356,7 @@ NodeStatus FromProto(const v1::NodeStatus& node) {
   out.migration = FromProto(node.migration());
   out.shards_coming = node.shards_coming();
   out.shards_leaving = node.shards_leaving();
+  out.rates = FromProto(node.rates());
   return out;
 }
 
@@ -397,6 +425,8 @@ ClusterStatus FromProto(const v1::ClusterStatus& status) {
   if (status.replicas() != 0) out.replicas = status.replicas();
   out.shards_moving = status.shards_moving();
   out.shards_under_replicated = status.shards_under_replicated();
+  out.rates = FromProto(status.rates());
+  out.unix_ms = status.unix_ms();
   return out;
 }
 

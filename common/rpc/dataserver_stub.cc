@@ -23,6 +23,9 @@ Result<HandshakeReply> Handshake(const std::string& address, const HandshakeRequ
   SetDeadline(context, timeout);
   v1::HandshakeReply reply;
   const grpc::Status status = stub.value()->Handshake(&context, ToProto(request), &reply);
+  // Who shakes hands paces himself. The channel's own pause would go on failing calls to a server
+  // that is back.
+  if (status.error_code() == grpc::StatusCode::UNAVAILABLE) ForgetChannel(address);
   if (!status.ok()) return FromGrpc(status, address);
   return FromProto(reply);
 }
@@ -52,6 +55,31 @@ Result<uint64_t> ClearNamespace(const std::string& address, const ClearNamespace
   const grpc::Status status = stub.value()->ClearNamespace(&context, ToProto(request), &reply);
   if (!status.ok()) return FromGrpc(status, address);
   return reply.dropped();
+}
+
+Result<SampleKeysReply> SampleKeys(const std::string& address, const SampleKeysRequest& request,
+                                   Duration timeout) {
+  auto stub = StubOf(address);
+  if (!stub.ok()) return stub.status();
+  grpc::ClientContext context;
+  SetDeadline(context, timeout);
+  v1::SampleKeysRequest message;
+  *message.mutable_expected_cluster() = ToProto(request.expected_cluster);
+  message.set_expected_server(request.expected_server);
+  message.set_name_space(request.name_space);
+  message.set_prefix(request.prefix);
+  message.set_limit(request.limit);
+  v1::SampleKeysReply reply;
+  const grpc::Status status = stub.value()->SampleKeys(&context, message, &reply);
+  if (!status.ok()) return FromGrpc(status, address);
+  SampleKeysReply sampled;
+  for (int i = 0; i < reply.keys_size(); ++i) {
+    const uint64_t bytes = i < reply.value_bytes_size() ? reply.value_bytes(i) : 0;
+    sampled.keys.push_back({std::move(*reply.mutable_keys(i)), bytes});
+  }
+  sampled.scanned = reply.scanned();
+  sampled.complete = reply.complete();
+  return sampled;
 }
 
 Result<NodeStatus> GetServerStatus(const std::string& address, Duration timeout) {

@@ -21,6 +21,9 @@ Result<std::string> OpenLane(const std::string& address, const OpenLaneRequest& 
 // Drops the entries of a namespace; how many. kDeadlineExceeded: some may be left, ask again.
 Result<uint64_t> ClearNamespace(const std::string& address, const ClearNamespaceRequest& request,
                                 Duration timeout);
+// Some of the keys that lie there.
+Result<SampleKeysReply> SampleKeys(const std::string& address, const SampleKeysRequest& request,
+                                   Duration timeout);
 // Record, map, stats and version of the server; `shards` by its own map, `silent_ms` zero.
 Result<NodeStatus> GetServerStatus(const std::string& address, Duration timeout);
 

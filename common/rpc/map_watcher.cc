@@ -11,6 +11,7 @@
 #include "common/base/random.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/convert.h"
+#include "common/rpc/map_follower.h"
 #include "proto/map.grpc.pb.h"
 
 namespace simm::rpc {
@@ -19,9 +20,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr Duration kFirstUpdateWithin = 2s;  // of a stream; connecting takes at most 1 s of it
-constexpr Duration kBackoffMin = 50ms;
-constexpr Duration kBackoffMax = 1s;
-constexpr Duration kLookForManager = 10s;  // jittered by half, so that 10,000 clients spread
+constexpr Duration kLookForManager = 10s;    // jittered by half, so that 10,000 clients spread
 constexpr size_t kServersToAsk = 3;
 
 Status CheckAddresses(const std::vector<std::string>& addresses) {
@@ -52,10 +51,10 @@ struct MapWatcher::Impl {
         addresses(options.addresses) {}
 
   const MapWatcherOptions options;
-  Random random;               // of the thread
-  LogLimiter refusals;         // of the log lines about refused maps
-  bool want_snapshot = false;  // of the thread: the last stream had a gap
-  bool saw_update = false;     // of the thread: the last stream gave something
+  Random random;            // of the thread
+  LogLimiter refusals;      // of the log lines about refused maps
+  MapFollower follower;     // of the thread
+  bool saw_update = false;  // of the thread: the last stream gave something
 
   mutable Mutex mutex;
   mutable CondVar changed;
@@ -76,9 +75,8 @@ struct MapWatcher::Impl {
   }
 
   // False when stopped meanwhile.
-  bool Pause(Duration longest) {
-    const auto nanos = static_cast<int64_t>(random.Below(static_cast<uint64_t>(longest.count())));
-    const Instant until = MonotonicClock::Get().Now() + Duration(nanos);
+  bool Pause(Duration time) {
+    const Instant until = MonotonicClock::Get().Now() + time;
     MutexLock lock(mutex);
     while (!stopped) {
       const Duration left = until - MonotonicClock::Get().Now();
@@ -91,22 +89,11 @@ struct MapWatcher::Impl {
   // Whom to ask in this round: the list, then some data servers of the map in hand.
   std::vector<std::string> Candidates() {
     MutexLock lock(mutex);
-    std::vector<std::string> candidates = addresses;
-    if (!options.ask_servers || current == nullptr) return candidates;
-    std::vector<std::string> servers;
-    for (const ServerRecord& server : current->contents().servers) {
-      const bool listed =
-          std::find(addresses.begin(), addresses.end(), server.control_address) != addresses.end();
-      if (server.state == ServerState::kAlive && !listed) servers.push_back(server.control_address);
-    }
-    std::shuffle(servers.begin(), servers.end(), random);
-    servers.resize(std::min(servers.size(), kServersToAsk));
-    candidates.insert(candidates.end(), servers.begin(), servers.end());
-    return candidates;
+    return WatchCandidates(addresses, current.get(), options.ask_servers, random);
   }
 
   void Run() {
-    Duration backoff = kBackoffMin;
+    WatchBackoff backoff;
     while (!Stopped()) {
       bool served = false;
       for (const std::string& address : Candidates()) {
@@ -123,9 +110,7 @@ struct MapWatcher::Impl {
           break;  // begin again at the head of the list, where the managers are
         }
       }
-      if (served) backoff = kBackoffMin;
-      if (!Pause(backoff)) return;
-      if (!served) backoff = std::min(2 * backoff, kBackoffMax);
+      if (!Pause(backoff.Next(served, random))) return;
     }
   }
 
@@ -196,17 +181,11 @@ class MapWatcher::Impl::Stream {
 
 Status MapWatcher::Impl::ServeFrom(const std::string& address) {
   saw_update = false;
-  std::shared_ptr<const RouteTable> base;  // what this stream's diffs build upon
   v1::WatchRequest request;
   request.set_kind(options.kind == WatcherKind::kServer ? v1::WATCHER_KIND_SERVER
                                                         : v1::WATCHER_KIND_CLIENT);
   request.set_server(options.server);
-  {
-    MutexLock lock(mutex);
-    base = current;
-  }
-  if (base != nullptr && !want_snapshot) *request.mutable_held() = ToProto(base->version());
-  want_snapshot = false;
+  if (const auto held = follower.BeginStream()) *request.mutable_held() = ToProto(*held);
 
   Stream stream(*this, address, request);
   Status outcome;
@@ -219,29 +198,11 @@ Status MapWatcher::Impl::ServeFrom(const std::string& address) {
       outcome = update.status();
       break;
     }
-    if (update->snapshot != nullptr) {
-      base = update->snapshot;
-    } else if (update->diff != nullptr) {
-      Result<std::shared_ptr<const RouteTable>> next =
-          base == nullptr ? Status(Code::kFailedPrecondition, "a diff came before any snapshot")
-                          : base->Apply(*update->diff);
-      if (!next.ok()) {
-        want_snapshot = true;  // a gap
-        outcome = next.status();
-        break;
-      }
-      base = *std::move(next);
-    } else if (base == nullptr || *update->up_to_date != base->version()) {
-      want_snapshot = true;
-      outcome = Status(Code::kProtocolError, address + " speaks of a map that nobody holds");
-      break;
-    }
-    outcome = Take(base, address);
+    Result<std::shared_ptr<const RouteTable>> table = follower.Read(*update, address);
+    outcome = table.ok() ? Take(*std::move(table), address) : table.status();
     if (!outcome.ok()) break;
     if (!saw_update && !update->from_manager) {
-      const auto half = static_cast<uint64_t>(kLookForManager.count() / 2);
-      deadline = MonotonicClock::Get().Now() +
-                 Duration(static_cast<int64_t>(half + random.Below(2 * half)));
+      deadline = MonotonicClock::Get().Now() + LookForManagerAfter(random);
     } else if (update->from_manager) {
       deadline = kForever;
     }
@@ -257,25 +218,18 @@ Status MapWatcher::Impl::ServeFrom(const std::string& address) {
 }
 
 Status MapWatcher::Impl::Take(std::shared_ptr<const RouteTable> table, const std::string& address) {
-  Status refused;
+  const Result<bool> newer = follower.Take(table, address);
+  if (!newer.ok()) {
+    if (refusals.Allow(MonotonicClock::Get().Now()) >= 0)
+      SIMM_LOG_WARN("{}", newer.status().message());
+    return newer.status();
+  }
   {
     MutexLock lock(mutex);
-    const bool fits = current == nullptr || MayReplace(current->version(), table->version());
-    if (fits) {
-      connected_to = address;
-      if (current != nullptr && current->version() == table->version()) return Status::Ok();
-      current = table;
-      changed.NotifyAll();
-    } else {
-      const bool same = current->version().SameCluster(table->version());
-      refused = Status(same ? Code::kFailedPrecondition : Code::kWrongCluster,
-                       address + " offers the map of " + ToString(table->version()) +
-                           ", refused: held is that of " + ToString(current->version()));
-    }
-  }
-  if (!refused.ok()) {
-    if (refusals.Allow(MonotonicClock::Get().Now()) >= 0) SIMM_LOG_WARN("{}", refused.message());
-    return refused;
+    connected_to = address;
+    if (!*newer) return Status::Ok();
+    current = table;
+    changed.NotifyAll();
   }
   if (options.on_table) options.on_table(std::move(table));
   return Status::Ok();

@@ -14,7 +14,10 @@ constexpr uint64_t kMagic =
     std::bit_cast<uint64_t>(std::array<char, 8>{'S', 'I', 'M', 'M', 'S', 'T', 'A', 'T'});
 // 2 (capabilities, draining servers, rows as varints: 90 KB instead of 790 KB) since 0.2; 1 is
 // read.
-constexpr uint32_t kFormat = 2;
+// 3 (rows of several places, homes plus one) is written only with replicas: without, the version
+// before can go on from the state.
+constexpr uint32_t kFormat = 3;
+constexpr uint32_t kFormatOfOneOwner = 2;
 constexpr uint32_t kOldestFormat = 1;
 constexpr size_t kHeaderBytes = 24;
 constexpr size_t kCrcStart = 12;  // behind magic and CRC
@@ -65,30 +68,30 @@ uint32_t GetVarint(ByteReader& in) {
   return 0;
 }
 
-// A server for some of the shards; most have none: pairs of gap and server.
+// A number for some of the `places`; most have none, 0: pairs of gap and number.
 template <typename Of>
-void PutSparse(Of of, Out& out) {
+void PutSparse(size_t places, Of of, Out& out) {
   uint32_t count = 0;
-  for (uint32_t shard = 0; shard < limits::kShards; ++shard) count += of(shard) != kNoServer;
+  for (uint32_t place = 0; place < places; ++place) count += of(place) != 0;
   out.PutVarint(count);
   uint32_t next = 0;
-  for (uint32_t shard = 0; shard < limits::kShards; ++shard) {
-    if (of(shard) == kNoServer) continue;
-    out.PutVarint(shard - next);
-    out.PutVarint(of(shard));
-    next = shard + 1;
+  for (uint32_t place = 0; place < places; ++place) {
+    if (of(place) == 0) continue;
+    out.PutVarint(place - next);
+    out.PutVarint(of(place));
+    next = place + 1;
   }
 }
 template <typename Give>
-bool GetSparse(ByteReader& in, Give give) {
+bool GetSparse(ByteReader& in, size_t places, Give give) {
   const uint32_t count = GetVarint(in);
-  uint64_t shard = 0;
+  uint64_t place = 0;
   for (uint32_t i = 0; i < count && in.ok(); ++i) {
-    shard += GetVarint(in);
-    const ServerId server = GetVarint(in);
-    if (shard >= limits::kShards) return false;
-    give(static_cast<uint32_t>(shard), server);
-    ++shard;
+    place += GetVarint(in);
+    const uint32_t number = GetVarint(in);
+    if (place >= places) return false;
+    give(static_cast<uint32_t>(place), number);
+    ++place;
   }
   return in.ok();
 }
@@ -135,25 +138,33 @@ void GetFixedRows(ByteReader& in, DurableState& state) {
   for (ServerId& home : state.homes) home = in.Get<ServerId>();
 }
 
-// Rows of format 2: owners; sources where there are any; homes where another server is the owner
-// (a home that is none beside an owner that is one cannot be said, and does not occur).
-void PutRows(const DurableState& state, Out& out) {
-  for (const ShardOwner& owner : state.map.owners) out.PutVarint(owner.server);
-  PutSparse([&](uint32_t shard) { return state.map.owners[shard].source; }, out);
+// Rows of format 2 and 3: owners; sources where there are any; homes where another server, or
+// nobody, is the owner. In format 2 a home that is none cannot be said, and does not occur; in
+// format 3 homes are written plus one.
+uint32_t HomeBias(uint32_t format) { return format >= 3 ? 1 : 0; }
+void PutRows(const DurableState& state, uint32_t format, Out& out) {
+  const std::vector<ShardOwner>& owners = state.map.owners;
+  for (const ShardOwner& owner : owners) out.PutVarint(owner.server);
   PutSparse(
-      [&](uint32_t shard) {
-        const bool same = state.homes[shard] == state.map.owners[shard].server;
-        return same ? kNoServer : state.homes[shard];
+      owners.size(), [&](uint32_t place) { return owners[place].source; }, out);
+  PutSparse(
+      owners.size(),
+      [&](uint32_t place) {
+        const bool same = state.homes[place] == owners[place].server;
+        return same ? 0 : state.homes[place] + HomeBias(format);
       },
       out);
 }
-bool GetRows(ByteReader& in, DurableState& state) {
+bool GetRows(ByteReader& in, uint32_t format, DurableState& state) {
   std::vector<ShardOwner>& owners = state.map.owners;
-  for (uint32_t shard = 0; shard < limits::kShards; ++shard) {
-    owners[shard].server = state.homes[shard] = GetVarint(in);
+  for (size_t place = 0; place < owners.size(); ++place) {
+    owners[place].server = state.homes[place] = GetVarint(in);
   }
-  return GetSparse(in, [&](uint32_t shard, ServerId id) { owners[shard].source = id; }) &&
-         GetSparse(in, [&](uint32_t shard, ServerId id) { state.homes[shard] = id; });
+  return GetSparse(in, owners.size(),
+                   [&](uint32_t place, ServerId id) { owners[place].source = id; }) &&
+         GetSparse(in, owners.size(), [&](uint32_t place, uint32_t number) {
+           state.homes[place] = number - HomeBias(format);
+         });
 }
 
 Status GetBody(ByteReader& in, uint32_t format, DurableState& state) {
@@ -164,7 +175,10 @@ Status GetBody(ByteReader& in, uint32_t format, DurableState& state) {
   map.replicas = in.Get<uint32_t>();
   state.next_server = in.Get<ServerId>();
   const auto servers = in.Get<uint32_t>();
-  if (map.replicas != 1 || servers > limits::kMaxServers) return Corrupt("a count is out of range");
+  const uint32_t most = format >= 3 ? limits::kMaxReplicas : 1;
+  if (map.replicas < 1 || map.replicas > most || servers > limits::kMaxServers) {
+    return Corrupt("a count is out of range");
+  }
   for (uint32_t i = 0; i < servers && in.ok(); ++i) map.servers.push_back(GetServer(in, format));
   const auto namespaces = in.Get<uint32_t>();
   if (namespaces > limits::kMaxNamespaces) return Corrupt("a count is out of range");
@@ -172,15 +186,15 @@ Status GetBody(ByteReader& in, uint32_t format, DurableState& state) {
     const auto id = in.Get<NamespaceId>();
     map.namespaces.emplace_back(id, GetText(in));
   }
-  map.owners.resize(limits::kShards);
-  state.homes.resize(limits::kShards);
+  map.owners.resize(size_t{limits::kShards} * map.replicas);
+  state.homes.resize(map.owners.size());
   if (format == 1) {
     GetFixedRows(in, state);
   } else {
     const uint32_t draining = GetVarint(in);
     if (draining > servers) return Corrupt("a count is out of range");
     for (uint32_t i = 0; i < draining; ++i) state.draining.push_back(GetVarint(in));
-    if (!GetRows(in, state)) return Corrupt("its rows are out of range");
+    if (!GetRows(in, format, state)) return Corrupt("its rows are out of range");
   }
   if (!in.ok() || in.remaining() != 0) return Corrupt("its length does not fit its content");
   return Status::Ok();
@@ -189,6 +203,7 @@ Status GetBody(ByteReader& in, uint32_t format, DurableState& state) {
 }  // namespace
 
 std::string EncodeState(const DurableState& state) {
+  const uint32_t format = state.map.replicas == 1 ? kFormatOfOneOwner : kFormat;
   Out body;
   body.Put(state.map.version.cluster);
   body.Put(state.map.version.term);
@@ -204,13 +219,13 @@ std::string EncodeState(const DurableState& state) {
   }
   body.PutVarint(static_cast<uint32_t>(state.draining.size()));
   for (const ServerId id : state.draining) body.PutVarint(id);
-  PutRows(state, body);
+  PutRows(state, format, body);
   const std::string payload = std::move(body).Take();
 
   Out out;
   out.Put(kMagic);
   out.Put(uint32_t{0});
-  out.Put(kFormat);
+  out.Put(format);
   out.Put(static_cast<uint64_t>(payload.size()));
   std::string file = std::move(out).Take() + payload;
   const uint32_t crc = CrcOf(file);
@@ -229,7 +244,7 @@ Result<DurableState> DecodeState(std::string_view bytes) {
   if (crc != CrcOf(bytes)) return Corrupt("its checksum is wrong");
   if (format < kOldestFormat || format > kFormat) {
     return Status(Code::kFailedPrecondition,
-                  "it has format " + std::to_string(format) + ", this program writes format " +
+                  "it has format " + std::to_string(format) + ", this program reads up to format " +
                       std::to_string(kFormat) + ": run the version that wrote it, or a newer one");
   }
   DurableState state;

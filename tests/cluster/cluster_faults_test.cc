@@ -434,14 +434,17 @@ TEST_F(FaultTest, AClientKilledInMidBatchLeavesNothingBehind) {
 TEST_F(FaultTest, SigtermUnderLoadEndsCleanly) {
   StartCluster(2, 128 << 20);
   std::atomic<bool> running{true};
-  std::atomic<uint64_t> wrong{0};
+  std::atomic<uint64_t> wrong{0}, errors{0};
   std::thread load([&] {
     std::vector<std::byte> buffer(100'000);
     for (uint64_t i = 0; running.load(); ++i) {
       const uint64_t key = i % 50;
       (void)PutOne(*client_, KeyOf(key), ValueOf(key, buffer.size()));
-      if (GetOne(*client_, KeyOf(key), buffer).code == Code::kOk)
+      const Code code = GetOne(*client_, KeyOf(key), buffer).code;
+      if (code == Code::kOk)
         wrong += IsValueOf(key, buffer) ? 0 : 1;
+      else if (code != Code::kMiss)
+        ++errors;
     }
   });
   for (size_t server = 0; server < 2; ++server) {
@@ -455,6 +458,7 @@ TEST_F(FaultTest, SigtermUnderLoadEndsCleanly) {
   running = false;
   load.join();
   EXPECT_EQ(wrong.load(), 0u);
+  EXPECT_EQ(errors.load(), 0u) << "to readers a server that leaves is misses";
 }
 
 TEST_F(FaultTest, AnIdleClientStaysConnectedByItsKeepalives) {

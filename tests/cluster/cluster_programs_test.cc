@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -230,6 +231,30 @@ TEST_F(ProgramsTest, PeersThatStopInTheMiddleHoldUpNobody) {
   EXPECT_LE(ResidentBytes(cluster_->manager()->pid()), before + (96 << 20));
   for (const int fd : peers) close(fd);
   EXPECT_EQ(PutOne(*fresh, "k2", ValueOf(2, 1000)), Code::kOk);
+}
+
+// A large answer under way when the signal comes: its client gets all of it.
+TEST_F(ProgramsTest, SigtermInMidAnswerLetsTheClientHaveTheRest) {
+  StartCluster(1, 512 << 20);
+  constexpr size_t kSize = 200 << 20;
+  PutOptions patient;
+  patient.deadline = 20'000ms;
+  ASSERT_EQ(PutOne(*client_, "big", ValueOf(1, kSize), patient), Code::kOk);
+  std::vector<std::byte> memory(kSize);
+  std::atomic_ref<std::byte> early(memory[1 << 20]);
+  const std::byte unread = ~ValueOf(1, kSize)[1 << 20];
+  early = unread;
+  std::thread reader([&] {
+    const GetItem item = {"big", memory.data(), kSize};
+    const KeyResult result = client_->Get({&item, 1}, {.deadline = 20'000ms})[0];
+    EXPECT_EQ(result.code, Code::kOk) << CodeName(result.code);
+  });
+  EXPECT_TRUE(WaitUntil([&] { return early.load() != unread; }, 20s));
+  cluster_->server(0)->Signal(SIGTERM);
+  reader.join();
+  EXPECT_TRUE(IsValueOf(1, memory));
+  EXPECT_TRUE(WaitUntil([&] { return cluster_->server(0)->Ended().has_value(); }, 10s));
+  EXPECT_EQ(cluster_->server(0)->Ended().value_or(-1), 0);
 }
 
 TEST_F(ProgramsTest, WithoutDescriptorsTheOpenConnectionsServeOnAndNewOnesComeLater) {

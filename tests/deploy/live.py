@@ -58,14 +58,17 @@ class Processes:
                 [str(c) for c in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env
             )
 
-    def stop(self, name: str):
+    def stop(self, name: str, signal_it: bool = True) -> int | None:
+        """Its exit code; None when it had to be killed. signal_it=False: it ends by itself."""
         child = self._running.pop(name)
-        child.terminate()
+        if signal_it:
+            child.terminate()
         try:
-            child.wait(timeout=20)
+            return child.wait(timeout=20)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+            return None
 
     def kill(self, name: str):
         child = self._running.pop(name)
@@ -86,7 +89,11 @@ class Processes:
 
 
 class Cluster(Processes):
-    """A manager and `servers` data servers, up when the block begins."""
+    """A manager and `servers` data servers, up when the block begins.
+
+    {name} in an argument of the servers is the server's name. Each process can be started from
+    other programs than the cluster's, and started again after stop() or kill().
+    """
 
     def __init__(self, bin_dir: Path, folder: Path, servers: int, server_arguments=()):
         super().__init__(folder)
@@ -94,12 +101,17 @@ class Cluster(Processes):
         self.names = [f"server-{i}" for i in range(servers)]
         self._server_arguments = list(server_arguments) or ["--memory", "32MiB"]
         self._in_files = not server_arguments
-        self.pools = {n: Path(f"/dev/shm/simm-deploy-{os.getpid()}-{n}.data") for n in self.names}
         ports = free_ports(2 + 3 * servers)
         self.manager = f"127.0.0.1:{ports[0]}"
+        own = f"/dev/shm/simm-deploy-{os.getpid()}-{ports[0]}"
+        self.pools = {n: Path(f"{own}-{n}.data") for n in self.names}
         self.http = {"manager": f"127.0.0.1:{ports[1]}"}
         self._ports = {n: ports[2 + 3 * i : 5 + 3 * i] for i, n in enumerate(self.names)}
         self.http |= {n: f"127.0.0.1:{p[2]}" for n, p in self._ports.items()}
+
+    def address(self, name: str, port: str) -> str:
+        """Of a data server's port: grpc, data or http."""
+        return f"127.0.0.1:{self._ports[name][('grpc', 'data', 'http').index(port)]}"
 
     def __enter__(self):
         self.start_manager()
@@ -113,19 +125,22 @@ class Cluster(Processes):
             raise
         return self
 
-    def start_manager(self):
+    def start_manager(self, bin_dir: Path | None = None):
         self.start(
-            "manager", self.bin_dir / "simm-manager", "--listen", self.manager,
-            "--http", self.http["manager"], "--state", self.folder / "state", "--new-cluster",
+            "manager", (bin_dir or self.bin_dir) / "simm-manager",
+            "--listen", self.manager, "--http", self.http["manager"],
+            "--state", self.folder / "state", "--new-cluster",
         )  # fmt: skip
 
-    def start_server(self, name: str):
+    def start_server(self, name: str, bin_dir: Path | None = None):
         grpc, data, http = self._ports[name]
+        arguments = [a.replace("{name}", name) for a in self._server_arguments]
         self.start(
-            name, self.bin_dir / "simm-dataserver", "--manager", self.manager, "--name", name,
+            name, (bin_dir or self.bin_dir) / "simm-dataserver",
+            "--manager", self.manager, "--name", name,
             "--advertise", "127.0.0.1", "--listen", f"127.0.0.1:{grpc}",
             "--data-listen", f"127.0.0.1:{data}", "--http", f"127.0.0.1:{http}",
-            *self._pool(name), *self._server_arguments,
+            *self._pool(name), *arguments,
         )  # fmt: skip
 
     def _pool(self, name: str) -> list[str]:

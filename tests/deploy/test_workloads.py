@@ -164,6 +164,19 @@ def test_etcd_needs_no_volume_and_servers_know_all_managers():
     config = configs["simm-dataserver"]["dataserver.yaml"]
     for i in range(3):
         assert f"simm-manager-{i}.simm-manager-pods.cache.svc.cluster.local:30001" in config
+    # And each says of itself what the others call it: its pod's name, not its address or host.
+    env = manager["spec"]["template"]["spec"]["containers"][0]["env"]
+    values = {e["name"]: e.get("value") or e["valueFrom"]["fieldRef"]["fieldPath"] for e in env}
+    assert list(values) == ["POD_NAME", "SIMM_ADVERTISE"]
+    assert values["POD_NAME"] == "metadata.name"
+    domain = "simm-manager-pods.cache.svc.cluster.local"
+    assert values["SIMM_ADVERTISE"] == f"$(POD_NAME).{domain}"
+    (pods,) = [
+        d for d in docs if d["kind"] == "Service" and d["metadata"]["name"] == "simm-manager-pods"
+    ]
+    # A manager that is not ready yet must be found by the others too.
+    assert pods["spec"]["clusterIP"] == "None" and pods["spec"]["publishNotReadyAddresses"]
+    assert manager["spec"]["serviceName"] == "simm-manager-pods"
     assert "/simm/cache/simm" in configs["simm-manager"]["manager.yaml"]
 
 

@@ -34,6 +34,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Check<KeysReply>(body);
   Check<PutRequest>(body);
   Check<PutReply>(body);
+  Check<ListRequest>(body);
+  Check<ListReply>(body);
   Check<LeaseRequest>(body);
   Check<LeaseReply>(body);
   Check<CommitRequest>(body);

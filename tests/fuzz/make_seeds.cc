@@ -64,6 +64,9 @@ int main(int argc, char** argv) {
       Encode(GetRecord{.code = Code::kOk, .key_bytes = 1, .value_bytes = 5, .map = {}}, buffer));
   seeds.Add(Encode(KeysReply{{1, 2}, {Code::kOk, Code::kMiss}}, buffer));
   seeds.Add(Encode(PutReply{Code::kOk, 0, 1, {1, 2}}, buffer));
+  seeds.Add(Encode(ListRequest{3, 0, {1, 2}}, buffer));
+  seeds.Add(Encode(ListReply{Code::kOk, false, 7, {1, 2}, {{0, 5, 9, 0, 30, "a"}}}, buffer));
+  seeds.Add(Encode(ListReply{Code::kOk, true, 0, {1, 2}, {}}, buffer));
   seeds.Add(Encode(LeaseRequest{4096, 2}, buffer));
   seeds.Add(Encode(LeaseReply{Code::kOk, 0, 1, 2, {{64, 1, 4096, 2}}}, buffer));
   seeds.Add(Encode(ReturnRequest{1, {{64, 1, 4096, 2}}}, buffer));

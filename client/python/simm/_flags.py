@@ -7,6 +7,7 @@ import os
 import threading
 from typing import Callable, NamedTuple, Optional
 
+from simm._put_options import MOST_QUORUM
 from simm.errors import InvalidArgument
 
 _log = logging.getLogger("simm.kv")
@@ -22,6 +23,7 @@ _DEFAULTS = {
     "clnt_deadline_ms": "1500",
     "clnt_connect_timeout_ms": "10000",
     "clnt_put_existing": "ok",
+    "clnt_write_quorum": "1",
 }
 
 
@@ -35,6 +37,7 @@ class Settings(NamedTuple):
     deadline_ms: int
     connect_timeout_ms: int
     put_existing: str
+    write_quorum: int
     rdma_devices: tuple[str, ...]
 
 
@@ -72,6 +75,7 @@ class Flags:
             deadline_ms=_number(values, "clnt_deadline_ms", 1, 3_600_000),
             connect_timeout_ms=_number(values, "clnt_connect_timeout_ms", 1, 3_600_000),
             put_existing=values["clnt_put_existing"],
+            write_quorum=_number(values, "clnt_write_quorum", 1, MOST_QUORUM),
             rdma_devices=tuple(part.strip() for part in devices.split(",") if part.strip()),
         )
 

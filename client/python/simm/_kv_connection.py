@@ -40,6 +40,7 @@ class Connection:
         self.pid = os.getpid()
         self.deadline_ms = settings.deadline_ms
         self.put_existing = settings.put_existing
+        self.write_quorum = settings.write_quorum
         self.native = _native.NativeClient(
             list(settings.addresses),
             settings.namespace,

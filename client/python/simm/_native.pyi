@@ -18,6 +18,9 @@ class _Location(TypedDict):
     server: str
     address: str
     hash: str
+    replicas: list[str]
+    source: str
+    epoch: int
 
 class NativeClient:
     def __init__(
@@ -41,6 +44,9 @@ class NativeClient:
         sizes: Sequence[int],
         deadline_ms: int,
         replace: bool = False,
+        *,
+        ttl_ms: int = 0,
+        write_quorum: int = 1,
     ) -> list[int]: ...
     def get(
         self,
@@ -62,6 +68,9 @@ class NativeClient:
         deadline_ms: int,
         replace: bool,
         callback: Callable[[list[int]], Any],
+        *,
+        ttl_ms: int = 0,
+        write_quorum: int = 1,
     ) -> None: ...
     def get_async(
         self,

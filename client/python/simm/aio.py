@@ -19,6 +19,7 @@ from typing import (
 
 from simm import _waiting
 from simm._memory import span_of
+from simm._put_options import ttl_ms_of
 from simm.client import (
     EXISTS,
     MISS,
@@ -71,9 +72,17 @@ class AsyncClient:
         await asyncio.to_thread(self._client.close)
 
     async def put(
-        self, key: Key, value: Any, *, replace: bool = False, deadline: Optional[float] = None
+        self,
+        key: Key,
+        value: Any,
+        *,
+        replace: bool = False,
+        ttl: Optional[float] = None,
+        deadline: Optional[float] = None,
     ) -> bool:
-        return await _only(self.put_many([(key, value)], replace=replace, deadline=deadline))
+        return await _only(
+            self.put_many([(key, value)], replace=replace, ttl=ttl, deadline=deadline)
+        )
 
     async def get(self, key: Key, *, deadline: Optional[float] = None) -> Optional[bytes]:
         return await _only(self.get_many([key], deadline=deadline))
@@ -101,13 +110,18 @@ class AsyncClient:
         items: Union[Mapping[Key, Any], Iterable[Tuple[Key, Any]]],
         *,
         replace: bool = False,
+        ttl: Optional[float] = None,
         deadline: Optional[float] = None,
     ) -> list[bool]:
         keys, values = pairs(items)
         spans = [span_of(value, writable=False) for value in values]
         where, ms = split(spans), self._client._ms(deadline)
+        ttl_ms, quorum = ttl_ms_of(ttl), self._client._write_quorum
         (codes,) = await _waiting.start(
-            lambda done: self._native.put_async(keys, *where, ms, replace, done), spans
+            lambda done: self._native.put_async(
+                keys, *where, ms, replace, done, ttl_ms=ttl_ms, write_quorum=quorum
+            ),
+            spans,
         )
         return booleans(keys, codes, EXISTS)
 

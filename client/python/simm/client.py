@@ -20,6 +20,7 @@ from typing import (
 
 from simm import _native
 from simm._memory import Span, span_of
+from simm._put_options import quorum_of, ttl_ms_of
 from simm.errors import BatchError, InvalidArgument, LengthMismatch, SimmError, error_of
 
 Key = Union[str, bytes]
@@ -167,6 +168,8 @@ class Client:
     ``addresses``: "host:port" of managers, data servers or both, as a list or separated by commas;
     default SIMM_CLUSTER_MANAGER. ``transport``: "auto", "shm", "verbs" or "tcp". ``verify``:
     checksums of values are checked "always", "sampled" or "off". Times are in seconds.
+    ``write_quorum``: in a cluster with replicas, how many owners must have stored a value for its
+    put to succeed (1 to 3; it is sent to all of them); replacing and deleting need all.
 
     ``metrics_listen``: where this process shows its metrics to Prometheus, "host:port" or
     "host:first-last", default SIMM_METRICS_LISTEN, else nowhere. ``slow_op``: calls that take
@@ -191,6 +194,7 @@ class Client:
         deadline: float = 5.0,
         connect_timeout: float = 10.0,
         max_lanes_per_server: int = 16,
+        write_quorum: int = 1,
         rdma_devices: Sequence[str] = (),
         numa_node: int = -1,
         metrics_listen: str = "",
@@ -198,6 +202,7 @@ class Client:
     ) -> None:
         """Raises Unavailable when nobody answers in time, InvalidArgument for a wrong option."""
         self._deadline = deadline
+        self._write_quorum = quorum_of(write_quorum)
         self._native = _native.NativeClient(
             addresses_of(addresses),
             namespace,
@@ -232,13 +237,25 @@ class Client:
     # One key
 
     def put(
-        self, key: Key, value: Any, *, replace: bool = False, deadline: Optional[float] = None
+        self,
+        key: Key,
+        value: Any,
+        *,
+        replace: bool = False,
+        ttl: Optional[float] = None,
+        deadline: Optional[float] = None,
     ) -> bool:
         """Stores a value. False: the key is there already and keeps its value (not with replace).
 
+        ``ttl``: the value is gone at the latest one second after so many seconds, and may be
+        evicted before; None: never. A key that keeps its value keeps its time. At least 0.001 and
+        at most 49 days.
+
         Raises Unavailable, DeadlineExceeded, Busy, TooLarge, InvalidArgument.
         """
-        return _only(lambda: self.put_many([(key, value)], replace=replace, deadline=deadline))
+        return _only(
+            lambda: self.put_many([(key, value)], replace=replace, ttl=ttl, deadline=deadline)
+        )
 
     def get(self, key: Key, *, deadline: Optional[float] = None) -> Optional[bytes]:
         """A copy of the value, None if it is not there. For large values get_into is faster."""
@@ -279,12 +296,20 @@ class Client:
         items: Union[Mapping[Key, Any], Iterable[Tuple[Key, Any]]],
         *,
         replace: bool = False,
+        ttl: Optional[float] = None,
         deadline: Optional[float] = None,
     ) -> list[bool]:
         """As put, for a mapping or pairs of key and value."""
         keys, values = pairs(items)
         spans = [span_of(value, writable=False) for value in values]
-        codes = self._native.put(keys, *split(spans), self._ms(deadline), replace)
+        codes = self._native.put(
+            keys,
+            *split(spans),
+            self._ms(deadline),
+            replace,
+            ttl_ms=ttl_ms_of(ttl),
+            write_quorum=self._write_quorum,
+        )
         return booleans(keys, codes, EXISTS)
 
     def get_many(
@@ -351,7 +376,8 @@ class Client:
         return self._native.stats()
 
     def locate(self, key: Key) -> dict[str, Any]:
-        """Shard, hash and owner ("server", "address") of a key."""
+        """Shard, hash and owner ("server", "address") of a key; its further owners ("replicas"),
+        and where its shard comes from while it moves ("source")."""
         return dict(self._native.locate(key))
 
 

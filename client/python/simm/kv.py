@@ -32,6 +32,7 @@ from simm._kv_errors import (
     number_of,
 )
 from simm._memory import is_tensor, span_of
+from simm._put_options import ttl_ms_of
 from simm.errors import ClosedError, ForkError, InvalidArgument, SimmError
 
 __all__ = [
@@ -172,9 +173,9 @@ class Store:
 
     # One key
 
-    def put(self, key: Key, view: BlockView) -> int:
-        """0: stored, or there already."""
-        return self.mput([key], [view])[0]
+    def put(self, key: Key, view: BlockView, *, ttl: Optional[float] = None) -> int:
+        """0: stored, or there already. ``ttl``: gone after so many seconds; see simm.Client.put."""
+        return self.mput([key], [view], ttl=ttl)[0]
 
     def get(self, key: Key, view: BlockView) -> int:
         """Bytes read: the size of the view. Negative: not there (-4003), another length (-1000)."""
@@ -189,9 +190,14 @@ class Store:
 
     # Many keys: a list with a result for each
 
-    def mput(self, keys: Sequence[Key], views: Sequence[BlockView]) -> list[int]:
+    def mput(
+        self, keys: Sequence[Key], views: Sequence[BlockView], *, ttl: Optional[float] = None
+    ) -> list[int]:
         def call(some: Sequence[Key], at: list[int], sizes: list[int]) -> list[int]:
-            codes = self._native.put(some, at, sizes, self._deadline_ms, self._replaces())
+            options = self._put_options(ttl)
+            codes = self._native.put(
+                some, at, sizes, self._deadline_ms, self._replaces(), **options
+            )
             return self._put_numbers(some, codes)
 
         return self._guard(keys, INTERNAL_ERROR, lambda: self._in_pieces(keys, views, call))
@@ -228,8 +234,8 @@ class Store:
     # The same for asyncio. The memory of the views must live until the coroutine has ended, or, if
     # it is cancelled, until the deadline has passed.
 
-    async def put_async(self, key: Key, view: BlockView) -> int:
-        return (await self.mput_async([key], [view]))[0]
+    async def put_async(self, key: Key, view: BlockView, *, ttl: Optional[float] = None) -> int:
+        return (await self.mput_async([key], [view], ttl=ttl))[0]
 
     async def get_async(self, key: Key, view: BlockView) -> int:
         return (await self.mget_async([key], [view]))[0]
@@ -240,10 +246,13 @@ class Store:
     async def delete_async(self, key: Key) -> int:
         return (await self.mdelete_async([key]))[0]
 
-    async def mput_async(self, keys: Sequence[Key], views: Sequence[BlockView]) -> list[int]:
+    async def mput_async(
+        self, keys: Sequence[Key], views: Sequence[BlockView], *, ttl: Optional[float] = None
+    ) -> list[int]:
         def begin(some: Sequence[Key], piece: slice, done: Callable[..., None]) -> None:
             at, sizes = self._places(keys, views, piece)
-            self._native.put_async(some, at, sizes, self._deadline_ms, self._replaces(), done)
+            ms, options = self._deadline_ms, self._put_options(ttl)
+            self._native.put_async(some, at, sizes, ms, self._replaces(), done, **options)
 
         return await self._await(keys, INTERNAL_ERROR, begin, views, self._put_numbers)
 
@@ -275,6 +284,9 @@ class Store:
         )
 
     # What they share
+
+    def _put_options(self, ttl: Optional[float]) -> dict[str, int]:
+        return {"ttl_ms": ttl_ms_of(ttl), "write_quorum": self._connection.write_quorum}
 
     def _replaces(self) -> bool:
         return self._connection.put_existing == "replace"

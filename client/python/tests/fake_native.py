@@ -73,7 +73,7 @@ class FakeNativeClient:
             time.sleep(cluster.delay_s)
         return cluster.dead or cluster.silent
 
-    def put(self, keys, addresses, sizes, deadline_ms, replace=False):
+    def put(self, keys, addresses, sizes, deadline_ms, replace=False, **options):
         assert len(keys) == len(addresses) == len(sizes)
         away = self._begin("put", keys, deadline_ms)
         if away:

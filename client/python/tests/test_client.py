@@ -50,6 +50,31 @@ def test_values_of_every_kind_come_back(client):
     assert client.get("bytes") is None and client.get_into("bytes", bytearray(3)) is None
 
 
+def test_a_value_with_a_time_to_live_goes(cluster, client):
+    assert client.put("goes", b"1", ttl=0.2) is True
+    assert client.put("stays", b"1") is True
+    assert client.put("stays", b"2", ttl=0.2) is False  # it keeps its own time
+
+    async def of_many():
+        async with await simm.AsyncClient.connect(cluster.address, namespace="client") as other:
+            return await other.put_many({"a": b"1", "b": b"2"}, ttl=0.3)
+
+    assert asyncio.run(of_many()) == [True, True]
+    assert wait_until(lambda: not any(client.exists_many(["goes", "a", "b"])), 20)
+    assert client.get("stays") == b"1"
+    for wrong in (0, -1, 5e6, float("nan")):
+        with pytest.raises(errors.InvalidArgument, match="ttl"):
+            client.put("wrong", b"1", ttl=wrong)
+
+
+def test_a_write_quorum_beyond_the_replicas_is_refused(cluster):
+    with pytest.raises(errors.InvalidArgument, match="1 to 3"):
+        simm.Client(cluster.address, write_quorum=0)
+    with simm.Client(cluster.address, namespace="client", write_quorum=2) as strict:
+        with pytest.raises(errors.InvalidArgument):
+            strict.put("quorum", b"1")
+
+
 def test_replace_and_keys_of_any_bytes(client):
     assert client.put(b"\x00\xff", b"1") is True
     assert client.put(b"\x00\xff", b"2") is False

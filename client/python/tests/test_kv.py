@@ -116,6 +116,29 @@ def test_what_a_put_of_a_key_that_is_there_does(cluster, store):
     store.delete("twice")
 
 
+def test_a_value_with_a_time_to_live_goes(store):
+    block = block_of(store, b"t" * 10)
+    assert store.mput(["goes", "goes too"], [block.view()] * 2, ttl=0.3) == [0, 0]
+    assert store.put("stays", block.view()) == 0
+    assert store.put("later", block.view(), ttl=3600) == 0
+    assert asyncio.run(store.put_async("goes as well", block.view(), ttl=0.2)) == 0
+    gone = ["goes", "goes too", "goes as well"]
+    assert wait_until(lambda: not any(store.mexists(gone)), 20)
+    assert store.mexists(["stays", "later"]) == [True, True]
+    for wrong in (0, -1, float("nan"), 50 * 24 * 3600):
+        assert store.put("wrong", block.view(), ttl=wrong) == -1000
+    assert asyncio.run(store.put_async("wrong", block.view(), ttl="soon")) == -1000
+
+
+def test_more_copies_than_there_are_replicas_are_refused(cluster, store):
+    kv.set_flag("clnt_write_quorum", "2")
+    block = block_of(store, b"q")
+    assert kv.Store().put("quorum", block.view()) == -1000
+    kv.set_flag("clnt_write_quorum", "4")
+    with pytest.raises(InvalidArgument, match="clnt_write_quorum"):
+        kv.Store()
+
+
 def test_nothing_raises_from_a_data_call(store):
     view = store.allocate(10).view()
     assert store.mput(["a", "b"], [view]) == [-1000, -1000]

@@ -29,7 +29,7 @@ class Native:
         assert at is None or at == [1000 + int(key) for key in keys]
         return [0] * len(keys)
 
-    def put_async(self, keys, at, sizes, deadline_ms, replace, done):
+    def put_async(self, keys, at, sizes, deadline_ms, replace, done, **options):
         done(self._answer("put", keys, at))
 
     def get_async(self, keys, at, sizes, deadline_ms, allow_shorter, done):
@@ -45,7 +45,7 @@ class Native:
 @pytest.fixture()
 def store():
     made = kv.Store.__new__(kv.Store)
-    made._connection = types.SimpleNamespace(put_existing="ok")
+    made._connection = types.SimpleNamespace(put_existing="ok", write_quorum=1)
     made._native, made._deadline_ms = Native(), 1500
     return made
 

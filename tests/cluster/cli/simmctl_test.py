@@ -5,86 +5,15 @@ Usage: simmctl_test.py FOLDER_OF_THE_PROGRAMS
 """
 
 import json
-import os
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 import unittest
 from pathlib import Path
 
-BIN = Path(sys.argv.pop(1) if len(sys.argv) > 1 else "build/bin")
-DONE, NOT_THERE, USAGE, UNREACHABLE, REFUSED = range(5)
+from cli_cluster import DONE, NOT_THERE, REFUSED, UNREACHABLE, USAGE, CliTest
 
 
-def wait_for_json(path, process):
-    for _ in range(600):
-        if path.exists():
-            return json.loads(path.read_text())
-        if process.poll() is not None:
-            raise RuntimeError(f"{path.stem} ended with {process.returncode}")
-        time.sleep(0.05)
-    raise RuntimeError(f"{path.stem} was not ready in time")
-
-
-class SimmctlTest(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.folder = tempfile.TemporaryDirectory()
-        cls.processes = []
-        cls.addClassCleanup(cls.stop)
-        ready = cls.start(
-            "manager", BIN / "simm-manager", "--listen", "127.0.0.1:0", "--http", "off",
-            "--state", Path(cls.folder.name, "state"), "--new-cluster",
-        )  # fmt: skip
-        cls.manager = ready["listen"]
-        cls.start(
-            "server", BIN / "simm-dataserver", "--manager", cls.manager, "--name", "one",
-            "--memory", "64MiB", "--listen", "127.0.0.1:0", "--data-listen", "127.0.0.1:0",
-            "--http", "off", "--advertise", "127.0.0.1",
-        )  # fmt: skip
-        for _ in range(200):
-            done = cls.run_simmctl("--json", "status")
-            if done.returncode == DONE and json.loads(done.stdout)["servers"]["alive"] == 1:
-                return
-            time.sleep(0.1)
-        raise RuntimeError("the data server did not come up")
-
-    @classmethod
-    def start(cls, name, *command):
-        ready = Path(cls.folder.name, name + ".ready")
-        log = open(Path(cls.folder.name, name + ".log"), "wb")
-        process = subprocess.Popen(
-            [*map(str, command), "--ready-file", str(ready)], stdout=log, stderr=log
-        )
-        log.close()
-        cls.processes.append(process)
-        return wait_for_json(ready, process)
-
-    @classmethod
-    def stop(cls):
-        for process in reversed(cls.processes):
-            process.terminate()
-        for process in cls.processes:
-            process.wait(timeout=20)
-        cls.folder.cleanup()
-
-    @classmethod
-    def run_simmctl(cls, *arguments, manager=None, stdin=b"", environment=None):
-        command = [str(BIN / "simmctl")]
-        if environment is None:
-            command += ["--manager", manager or cls.manager]
-        return subprocess.run(
-            [*command, *arguments], input=stdin, capture_output=True, check=False, timeout=60,
-            env={**os.environ, **(environment or {})},
-        )  # fmt: skip
-
-    def check(self, code, *arguments, **more):
-        done = self.run_simmctl(*arguments, **more)
-        self.assertEqual(done.returncode, code, (arguments, done.stdout[-500:], done.stderr))
-        return done
-
+class SimmctlTest(CliTest):
     def test_put_get_remove(self):
         value = bytes(range(256)) * 1000  # longer than the first guess of 64 KiB
         self.check(DONE, "put", "page", "-", stdin=value)

@@ -7,7 +7,6 @@ without namespaces (chroot isolation), so this runs in a container as root too.
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,18 +15,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests/deploy"))
 
+import debian_root  # noqa: E402
 import live  # noqa: E402
+from debian_root import run  # noqa: E402
 
 IMAGES = ["manager", "dataserver", "tools"]
 BASE = "localhost/simm-test-base"
-
-
-def run(*command, **more):
-    done = subprocess.run(
-        [str(c) for c in command], capture_output=True, text=True, check=False, **more
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
-    return done.stdout
 
 
 @pytest.fixture(scope="session")
@@ -56,32 +49,11 @@ def buildah(work):
     return call
 
 
-def debian_mirror() -> str:
-    """The one that this machine uses."""
-    found = run("apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)")
-    mirrors = [line.split()[1] for line in found.splitlines() if line.startswith("bookworm ")]
-    assert mirrors, "this machine's apt knows no Debian 12 (bookworm)"
-    return mirrors[0]
-
-
 @pytest.fixture(scope="session")
 def base(buildah, work):
     if BASE not in buildah("images", "--format", "{{.Name}}"):
         root = work / "base"
-        if not (root / "complete").exists():
-            shutil.rmtree(root, ignore_errors=True)
-            run("debootstrap", "--variant=minbase", "bookworm", root, debian_mirror())
-            # As this machine gets its packages, so does the base.
-            files = ("sources.list.d/debian.sources", "sources.list", "apt.conf.d", "auth.conf.d")
-            for name in files:
-                source, target = Path("/etc/apt") / name, root / "etc/apt" / name
-                if source.is_dir():
-                    shutil.copytree(source, target, dirs_exist_ok=True)
-                elif source.exists():
-                    shutil.copy(source, target)
-            if Path("/etc/apt/sources.list.d/debian.sources").exists():
-                (root / "etc/apt/sources.list").write_text("")
-            (root / "complete").touch()
+        debian_root.make(root)
         container = buildah("from", "scratch").strip()
         buildah("add", container, root, "/")
         buildah("commit", "--rm", container, BASE)

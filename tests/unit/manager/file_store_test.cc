@@ -213,14 +213,41 @@ TEST_F(FileStoreTest, SourcesDrainsAndAbilitiesAreKept) {
   EXPECT_EQ((*store->Load())->draining, state.draining);
 }
 
+TEST_F(FileStoreTest, ReplicasAreKept) {
+  DurableState state = Sample(9);
+  for (const uint32_t replicas : {2U, 3U}) {
+    state.map.replicas = replicas;
+    state.map.owners.assign(size_t{limits::kShards} * replicas, {});
+    for (uint32_t index = 0; index < state.map.owners.size(); ++index) {
+      state.map.owners[index] = {index % 5 + 1, index % 11 == 0 ? (index + 1) % 5 + 1 : kNoServer};
+    }
+    state.homes.clear();
+    for (const ShardOwner& owner : state.map.owners) state.homes.push_back(owner.server);
+    state.map.owners[4] = {};    // an empty place with a home
+    state.homes[9] = kNoServer;  // an owner without a home in its place
+    state.homes[20] = 1 + state.homes[20] % 5;
+    auto store = Open();
+    ASSERT_TRUE(store->Save(state).ok());
+    ASSERT_EQ(Bytes()[12], 3) << "the version before cannot read it, and must say so";
+    const auto loaded = store->Load();
+    ASSERT_TRUE(loaded.ok()) << loaded.status().ToString();
+    EXPECT_EQ((*loaded)->map.replicas, replicas);
+    ExpectSame(**loaded, state);
+  }
+}
+
+TEST_F(FileStoreTest, WithoutReplicasTheVersionBeforeCanGoOn) {
+  EXPECT_EQ(EncodeState(Sample(1))[12], 2);
+}
+
 TEST_F(FileStoreTest, ANewerFormatIsNoDamage) {
   std::string bytes = EncodeState(Sample(1));
-  bytes[12] = 3;
+  bytes[12] = 4;
   const uint32_t crc = Crc32c(AsBytes(std::string_view(bytes).substr(12)));
   std::memcpy(bytes.data() + 8, &crc, sizeof crc);
   Result<DurableState> decoded = DecodeState(bytes);
   EXPECT_EQ(decoded.code(), Code::kFailedPrecondition);
-  EXPECT_NE(decoded.status().message().find("format 3"), std::string::npos);
+  EXPECT_NE(decoded.status().message().find("format 4"), std::string::npos);
 }
 
 TEST_F(FileStoreTest, ASecondManagerIsRefused) {

@@ -30,7 +30,8 @@ inline rpc::RegisterRequest Request(const std::string& name, uint64_t boot, uint
 // A membership without disk: every draft that is given to Apply becomes the state.
 class MembershipTest : public testing::Test {
  protected:
-  MembershipTest() : members_({}, NewCluster({7, 7}), clock_.Now()) {}
+  explicit MembershipTest(MembershipOptions options = {})
+      : members_(options, NewCluster({7, 7}), clock_.Now()) {}
 
   // `change` writes into a draft, which is sealed and committed if it says so.
   template <typename Change>

@@ -56,7 +56,8 @@ TEST(BucketLook, ATornTombstoneIsInFlux) {
 
 TEST(BucketLook, AReadEndsWithRemoved) {
   ReadScratch scratch;
-  ValidatedRead read(kPool, {.hash = kHash, .namespace_id = kNamespace, .key = "keys"}, scratch);
+  ValidatedRead read(
+      kPool, {.hash = kHash, .namespace_id = kNamespace, .key = "keys", .buffer = {}}, scratch);
   ASSERT_EQ(read.Start(std::nullopt), ValidatedRead::Next::kReadBucket);
   scratch.bucket.slots[2] = SlotOf(kHash, SlotState::kTombstone);
   EXPECT_EQ(read.OnRead(), ValidatedRead::Next::kDone);

@@ -63,6 +63,15 @@ LeaseReply SomeLease() {
   return m;
 }
 
+ListReply SomeList() {
+  ListReply m;
+  m.code = Code::kOk;
+  m.cursor = 17;
+  m.map = kMap;
+  m.entries = {{7, 4096, 5, 60'000, 30, "first"}, {8, limits::kMaxValueBytes, 6, 0, 40, kKey}};
+  return m;
+}
+
 // Every message of the protocol, encoded, with its decoder.
 struct Sample {
   std::string name;
@@ -100,6 +109,8 @@ std::vector<Sample> Samples() {
       MakeSample("keys_reply", KeysReply{kMap, {Code::kOk, Code::kMiss, Code::kWrongOwner}}));
   samples.push_back(MakeSample("put", SomePut()));
   samples.push_back(MakeSample("put_reply", PutReply{Code::kBusy, 5, 6, kMap}));
+  samples.push_back(MakeSample("list", ListRequest{3, 9, kMap}));
+  samples.push_back(MakeSample("list_reply", SomeList()));
   samples.push_back(MakeSample("lease", LeaseRequest{4096, 3, 2, 77}));
   samples.push_back(MakeSample("lease_reply", SomeLease()));
   samples.push_back(MakeSample("commit", SomeCommit()));
@@ -182,6 +193,42 @@ TEST(Messages, RepliesRoundTrip) {
   EXPECT_EQ(resolve.key, kKey);
 }
 
+TEST(Messages, ListsRoundTripAndRefuseContradictions) {
+  MessageBuffer buffer;
+  ListRequest request;
+  ASSERT_TRUE(Decode(Encode(ListRequest{3, 9, kMap}, buffer), &request).ok());
+  EXPECT_EQ(request.destination, 3u);
+  EXPECT_EQ(request.cursor, 9u);
+  EXPECT_EQ(request.map.epoch, 99u);
+  const ByteSpan bytes = Encode(SomeList(), buffer);
+  EXPECT_EQ(bytes.size(), kListReplyHeadBytes + ListedEntryBytes(5) + ListedEntryBytes(256));
+  ListReply reply;
+  ASSERT_TRUE(Decode(bytes, &reply).ok());
+  EXPECT_FALSE(reply.done);
+  EXPECT_EQ(reply.cursor, 17u);
+  ASSERT_EQ(reply.entries.size(), 2u);
+  EXPECT_EQ(reply.entries[0].ttl_ms, 60'000u);
+  EXPECT_EQ(reply.entries[1].namespace_id, 8);
+  EXPECT_EQ(reply.entries[1].value_bytes, limits::kMaxValueBytes);
+  EXPECT_EQ(reply.entries[1].age_ms, 40u);
+  EXPECT_EQ(reply.entries[1].key, kKey);
+
+  const auto refused = [&](ByteSpan from, size_t at, uint8_t with) {
+    std::vector<std::byte> copy(from.begin(), from.end());
+    copy[at] = static_cast<std::byte>(with);
+    ListRequest as_request;
+    ListReply as_reply;
+    return (copy[0] == static_cast<std::byte>(MessageType::kList) ? Decode(copy, &as_request)
+                                                                  : Decode(copy, &as_reply))
+               .code() == Code::kProtocolError;
+  };
+  EXPECT_TRUE(refused(Encode(ListRequest{3, 9, kMap}, buffer), 2, 0)) << "for nobody";
+  EXPECT_TRUE(refused(Encode(SomeList(), buffer), 3, 2)) << "done is 0 or 1";
+  EXPECT_TRUE(refused(Encode(SomeList(), buffer), 2, 8)) << "entries without a listing";
+  EXPECT_TRUE(refused(Encode(SomeList(), buffer), 28, 129)) << "too many";
+  EXPECT_TRUE(refused(Encode(SomeList(), buffer), 37, 0x41)) << "value above 1 GiB";
+}
+
 TEST(Messages, ALookupCarriesExactlyOneKey) {
   MessageBuffer buffer;
   const ByteSpan two = Encode(SomeKeys(MessageType::kPin, 2), buffer);
@@ -260,7 +307,7 @@ TEST(Messages, ForbiddenFieldsAreRefused) {
                         .checksum = 0,
                         .generation = 0,
                         .map = {}};
-  refuse(Encode(ok, buffer), 2, {16}, "unknown code");
+  refuse(Encode(ok, buffer), 2, {kMaxCode + 1}, "unknown code");
   refuse(Encode(ok, buffer), 6, {0, 0}, "empty run");
   refuse(Encode(ok, buffer), 6, {2, 0}, "a run of values");
   refuse(Encode(ok, buffer), 8, {0, 0}, "a value without a key");

@@ -7,6 +7,7 @@
 #include "common/rpc/control_services.h"
 #include "common/rpc/dataserver_stub.h"
 #include "common/rpc/manager_stub.h"
+#include "common/rpc/node_stub.h"
 #include "tests/unit/rpc/sample_map.h"
 
 namespace simm::rpc {
@@ -105,6 +106,15 @@ class EchoDataServer final : public DataServerHandler {
     return request.namespace_id * 10 + request.expected_server +
            (request.expected_cluster == Id128{1, 2} ? 1'000'000ULL : 0);
   }
+  Result<SampleKeysReply> SampleKeys(const SampleKeysRequest& request,
+                                     const std::function<bool()>&) override {
+    if (request.name_space != "default") return simm::Status(Code::kMiss, "no such namespace");
+    SampleKeysReply reply;
+    reply.keys = {{request.prefix + std::string("\0\xff", 2), 7}};
+    reply.scanned = request.limit;
+    reply.complete = true;
+    return reply;
+  }
   Result<NodeStatus> GetStatus() override { return NodeStatus{}; }
 };
 
@@ -117,6 +127,15 @@ class ControlServerTest : public testing::Test {
     options.listen = listen;
     options.manager = &manager_;
     options.data_server = &data_server_;
+    options.describe = [] {
+      NodeDescription node{"echo", "9.9", 123, {{"listen", "x:1", "flag --listen"}}, {}};
+      node.host.host_name = "h";
+      node.host.memlock_bytes = UINT64_MAX;
+      node.host.interfaces = {{"eth7", 9000, true}};
+      node.host.rdma_ports = {{"mlx5_0", 1, "ACTIVE"}};
+      node.host.huge_pages_free = 5;
+      return node;
+    };
     options.observer = [this](std::string_view, Code, Duration) { ++observed_; };
     Result<std::unique_ptr<ControlServer>> server = ControlServer::Start(std::move(options));
     EXPECT_TRUE(server.ok()) << server.status().ToString();
@@ -129,6 +148,43 @@ class ControlServerTest : public testing::Test {
   std::atomic<int> observed_{0};
   std::unique_ptr<ControlServer> server_;
 };
+
+TEST_F(ControlServerTest, APlaceToAskAProgramAboutItself) {
+  const Result<NodeDescription> node = DescribeNode(Address(), 5s);
+  ASSERT_TRUE(node.ok()) << node.status().ToString();
+  EXPECT_EQ(node->program, "echo");
+  EXPECT_EQ(node->version, "9.9");
+  EXPECT_EQ(node->unix_ms, 123U);
+  ASSERT_EQ(node->options.size(), 1U);
+  EXPECT_EQ(node->options[0].source, "flag --listen");
+  EXPECT_EQ(node->host.memlock_bytes, UINT64_MAX);
+  EXPECT_EQ(node->host.huge_pages_free, 5U);
+  ASSERT_EQ(node->host.interfaces.size(), 1U);
+  EXPECT_EQ(node->host.interfaces[0].mtu, 9000U);
+  ASSERT_EQ(node->host.rdma_ports.size(), 1U);
+  EXPECT_EQ(node->host.rdma_ports[0].state, "ACTIVE");
+}
+
+TEST_F(ControlServerTest, AnOlderProgramSaysNothingOfItself) {
+  ControlServerOptions options;
+  options.listen = "127.0.0.1:0";
+  options.manager = &manager_;
+  const auto older = *ControlServer::Start(std::move(options));
+  const auto node = DescribeNode("127.0.0.1:" + std::to_string(older->port()), 5s);
+  EXPECT_EQ(node.status().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(DescribeNode("nonsense", 1s).status().code(), Code::kInvalidArgument);
+}
+
+TEST_F(ControlServerTest, CarriesSampledKeysOfAnyBytes) {
+  const auto keys = SampleKeys(Address(), {{1, 2}, 3, "default", "pre", 9}, 5s);
+  ASSERT_TRUE(keys.ok()) << keys.status().ToString();
+  ASSERT_EQ(keys->keys.size(), 1U);
+  EXPECT_EQ(keys->keys[0].key, "pre" + std::string("\0\xff", 2));
+  EXPECT_EQ(keys->keys[0].value_bytes, 7U);
+  EXPECT_EQ(keys->scanned, 9U);
+  EXPECT_TRUE(keys->complete);
+  EXPECT_EQ(SampleKeys(Address(), {{}, 0, "other", "", 9}, 5s).status().code(), Code::kMiss);
+}
 
 TEST_F(ControlServerTest, CarriesEveryFieldOfTheManagersCalls) {
   auto stub = *ManagerStub::Create({Address()});
