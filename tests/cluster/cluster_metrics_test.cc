@@ -167,11 +167,11 @@ TEST_F(MetricsTest, ASlowCallSaysWhereItsTimeWent) {
   ASSERT_EQ(PutOne(**client, "key", value), Code::kOk);
   EXPECT_THAT(log.text(), Not(HasSubstr("slow"))) << "nothing was, unless the machine stood still";
   // A server that is paused answers nothing: the put waits on the wire until its deadline.
-  kill(cluster_->server(0)->pid(), SIGSTOP);
+  cluster_->server(0)->Signal(SIGSTOP);
   PutOptions options;
   options.deadline = 300ms;
   EXPECT_NE(PutOne(**client, "other", value, options), Code::kOk);
-  kill(cluster_->server(0)->pid(), SIGCONT);
+  cluster_->server(0)->Signal(SIGCONT);
   const std::string text = log.text();
   std::smatch match;
   ASSERT_TRUE(std::regex_search(
