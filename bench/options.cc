@@ -49,6 +49,8 @@ void AddCluster(CLI::App& app, Options& o) {
       ->capture_default_str();
   app.add_option("--namespace", o.name_space, "Namespace of the keys")->capture_default_str();
   app.add_option("--deadline-ms", o.deadline_ms, "Of each call")->capture_default_str();
+  app.add_option("--http", o.http,
+                 "Where this process shows its client metrics, HOST:PORT or off [off]");
   app.add_flag("--json", o.json, "The result as one JSON object in the last line");
 }
 

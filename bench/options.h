@@ -20,6 +20,7 @@ struct Options {
   std::string checksum = "always";
   std::string name_space = "default";
   bool json = false;
+  std::string http;  // where the client's metrics are; empty: as the environment says
 
   uint64_t value_bytes = 0;  // 0: the command's own default
   uint32_t batch = 16;

@@ -41,6 +41,7 @@ Result<std::unique_ptr<Target>> Target::Open(const Options& options) {
   client_options.name_space = options.name_space;
   client_options.transport = options.transport;
   client_options.rdma_devices = options.rdma_devices;
+  client_options.metrics_listen = options.http;
   client_options.verify = VerifyOf(options.checksum);
   Result<std::unique_ptr<Client>> client = Client::Connect(client_options);
   if (!client.ok()) return client.status();

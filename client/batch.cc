@@ -12,13 +12,17 @@ using protocol::MessageType;
 
 Batch::Batch(const BatchContext& context, MessageType type, size_t keys,
              std::chrono::milliseconds deadline)
-    : context_(context), count_(keys), refused_(keys > limits::kMaxBatchKeys) {
+    : context_(context),
+      count_(keys),
+      refused_(keys > limits::kMaxBatchKeys),
+      began_(MonotonicClock::Get().Now()) {
   shape_.type = type;
   shape_.verify = context.verify;
   shape_.namespace_id = context.namespace_id;
-  deadline_ = MonotonicClock::Get().Now() +
-              std::clamp<std::chrono::milliseconds>(deadline, std::chrono::milliseconds(0),
-                                                    std::chrono::hours(1));
+  shape_.timed = context.slow_op > Duration::zero();
+  shape_.slow_op = context.slow_op;
+  deadline_ = began_ + std::clamp<std::chrono::milliseconds>(deadline, std::chrono::milliseconds(0),
+                                                             std::chrono::hours(1));
   if (refused_) return;
   items_.resize(keys);
   registered_memory_ = !context.engine->memory().empty();
@@ -111,8 +115,10 @@ void Batch::Use(CallItem& item, const void* data) {
   in_use_.push_back(use.id);
 }
 
-std::vector<KeyResult> Batch::TakeResults() {
+std::vector<KeyResult> Batch::TakeResults(const CallTrace& trace) {
   Count();
+  CountOps();
+  LogIfSlow(trace);
   std::vector<KeyResult> results;
   results.reserve(items_.size());
   for (const CallItem& item : items_) results.push_back(item.result);
@@ -126,6 +132,44 @@ std::vector<KeyResult> Batch::TakeResults() {
 std::vector<KeyResult> Batch::AllFailed(Code code) const {
   if (IsRead(shape_.type) && code != Code::kInvalidArgument) code = Code::kMiss;
   return std::vector<KeyResult>(count_, KeyResult{.code = code});
+}
+
+void Batch::CountOps() const {
+  OpMetrics& ops = context_.engine->ops();
+  const ClientOp op = ClientOpOf(shape_.type);
+  for (size_t i = 0; i < items_.size();) {
+    const CallItem& first = items_[i];
+    const size_t begin = i;
+    while (i < items_.size() && items_[i].road == first.road &&
+           items_[i].result.code == first.result.code) {
+      ++i;
+    }
+    ops.CountKeys(op, first.road, first.result.code, i - begin);
+  }
+  ops.CountCall(op, MonotonicClock::Get().Now() - began_);
+  if (op != ClientOp::kGet && op != ClientOp::kExists) return;
+  const auto missed = std::find_if(items_.begin(), items_.end(), [](const CallItem& item) {
+    return item.result.code != Code::kOk;
+  });
+  ops.CountPrefix(op, static_cast<size_t>(missed - items_.begin()));
+}
+
+void Batch::LogIfSlow(const CallTrace& trace) const {
+  if (context_.slow_op <= Duration::zero()) return;
+  const Duration took = MonotonicClock::Get().Now() - began_;
+  if (took < context_.slow_op) return;
+  SlowCall slow;
+  slow.op = ClientOpName(ClientOpOf(shape_.type));
+  slow.client = context_.engine->client_name();
+  slow.keys = items_.size();
+  slow.took = took;
+  slow.deadline = deadline_ - began_;
+  slow.queued = trace.begun - began_;
+  for (const CallItem& item : items_) {
+    slow.bytes += item.size;
+    ++slow.outcomes[static_cast<size_t>(item.result.code)];
+  }
+  LogSlowCall(slow, trace);
 }
 
 void Batch::Count() const {

@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "client/call_trace.h"
 #include "client/client.h"
 #include "client/engine.h"
 #include "client/exchange.h"
@@ -18,6 +19,7 @@ struct BatchContext {
   Verify verify = Verify::kAlways;
   NamespaceId namespace_id = 0;
   uint64_t namespace_seed = 0;
+  Duration slow_op = Duration::zero();  // calls that take longer are logged; 0: none
 };
 
 // The caller's arguments as the items of a Call, and its results as the caller wants them. Marks
@@ -38,8 +40,9 @@ class Batch {
   std::span<CallItem> items() { return items_; }
   Instant deadline() const { return deadline_; }
 
-  // After the call's end: counts them and answers for each of the caller's items.
-  std::vector<KeyResult> TakeResults();
+  // After the call's end: counts them, logs the call if it was slow, and answers for each of the
+  // caller's items.
+  std::vector<KeyResult> TakeResults(const CallTrace& trace);
   // All items ended with this code before anything was done; a miss for readers, if for a cache it
   // comes to the same.
   std::vector<KeyResult> AllFailed(Code code) const;
@@ -51,11 +54,14 @@ class Batch {
   void TakeHints(CallItem& item, const PutItem& put) const;
   void Use(CallItem& item, const void* data);
   void Count() const;
+  void CountOps() const;
+  void LogIfSlow(const CallTrace& trace) const;
 
   const BatchContext context_;
   const size_t count_;
   bool refused_ = false;
   CallShape shape_;
+  const Instant began_;
   Instant deadline_;
   std::vector<CallItem> items_;
   // A key that stands several times in a batch of puts is sent once: the first of its values, or

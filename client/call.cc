@@ -33,6 +33,7 @@ Call::~Call() = default;
 void Call::Begin(int event_fd, bool short_steps) {
   event_fd_ = event_fd;
   short_steps_ = short_steps;
+  if (shape_.timed) trace_.begun = Now();
 }
 
 bool Call::AllDone() const {
@@ -69,6 +70,8 @@ void Call::Cancel() {
 void Call::BeginRound() {
   ++rounds_;
   round_began_ = Now();
+  if (shape_.timed && rounds_ > 1) trace_.pauses += round_began_ - pauses_since_;
+  trace_.rounds = rounds_;
   const auto table = engine_.Map();
   shape_.map = {table->version().term, table->version().epoch};
   wrong_owner_seen_ = false;
@@ -207,6 +210,7 @@ void Call::TryStart(Part& part) {
       BeginExchange(part);
       break;
     case Peer::Acquired::kWait:
+      if (shape_.timed) part.waits_since = Now();
       break;
     case Peer::Acquired::kUnavailable:
       Add(engine_.stats().breaker_rejections, part.items.size());
@@ -297,6 +301,7 @@ void Call::OnExchangeFailed(Part& part) {
 // "again" and "no".
 void Call::EndPart(Part& part) {
   part.over = true;
+  Trace(part);
   const bool answered =
       part.exchange != nullptr && part.exchange->finished() && !part.exchange->failed();
   if (part.lane) {
@@ -358,6 +363,7 @@ void Call::GiveUpLate(Part& part) {
     item->result.code = Code::kDeadlineExceeded;
     item->done = true;
   }
+  Trace(part);
   if (!part.lane) return;
   CountWork(part);
   // A caller that goes away says nothing about the server.
@@ -374,6 +380,31 @@ void Call::GiveUpLate(Part& part) {
   }
 }
 
+// Keeps the part that took longest, of those that took long: the others cost one look at the clock.
+void Call::Trace(const Part& part) {
+  if (!shape_.timed) return;
+  const Instant now = Now();
+  const bool waited = part.waits_since != Instant{};
+  const Instant begun = part.began != Instant{} ? part.began : now;
+  const Duration connect = waited ? begun - part.waits_since : Duration::zero();
+  const CallTrace::Part& most = trace_.slowest;
+  const Duration took = now - begun;
+  if (took + connect < shape_.slow_op / 4 || took + connect < most.took + most.connect) return;
+  trace_.slowest = {};
+  trace_.slowest.server = part.peer->record().name;
+  trace_.slowest.address = part.peer->record().data_address;
+  trace_.slowest.keys = part.items.size();
+  trace_.slowest.connect = connect;
+  trace_.slowest.took = took;
+  if (part.exchange != nullptr) {
+    trace_.slowest.stages = part.exchange->times();
+    trace_.slowest.request = part.exchange->first_request();
+  }
+  if (!part.lane) return;
+  trace_.slowest.session = part.lane->session();
+  trace_.slowest.transport = part.lane->connection().capabilities().transport;
+}
+
 // Its keys have been answered by others, or will be. Whether the server is gone is for the
 // background to find out: what was given up here may just have been slow.
 void Call::GiveUpSilent(Part& part) {
@@ -384,6 +415,7 @@ void Call::GiveUpSilent(Part& part) {
     item->result.code = Code::kUnavailable;
     item->done = true;
   }
+  Trace(part);
   if (!part.lane) return;
   CountWork(part);
   const bool unsent = part.exchange->unsent();
@@ -403,6 +435,7 @@ void Call::ScrubCorrupt(const Part& part) {
 
 void Call::PlanNextRound() {
   const Instant now = Now();
+  pauses_since_ = now;
   const bool server_is_newer = newest_seen_.term != shape_.map.term
                                    ? newest_seen_.term > shape_.map.term
                                    : newest_seen_.epoch > shape_.map.epoch;

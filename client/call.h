@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "client/async_driver.h"
+#include "client/call_trace.h"
 #include "client/engine.h"
 #include "client/exchange.h"
 #include "client/key_plans.h"
@@ -32,6 +33,8 @@ class Call {
   void AddWaits(StepWaits* waits);
   void Cancel();
 
+  const CallTrace& trace() const { return trace_; }
+
  private:
   // One server's share of a round.
   struct Part {
@@ -46,6 +49,7 @@ class Call {
     bool mute = false;     // the server answers no messages now
     bool refused = false;  // its lane took no work at all: it had died while idle
     int attempts = 0;
+    Instant waits_since;  // for a lane
     Instant began;
     uint64_t moved_bytes = 0;  // in and out, as last looked at
     Instant last_moved;
@@ -74,6 +78,7 @@ class Call {
   bool SpareSilent();
   void GiveUpSilent(Part& part);
   void GiveUpLate(Part& part);
+  void Trace(const Part& part);
   void ScrubCorrupt(const Part& part);
   void PlanNextRound();
   bool MapHasCome() const;
@@ -103,6 +108,8 @@ class Call {
   bool wrong_owner_seen_ = false;
   protocol::MapStamp newest_seen_;
   uint32_t rounds_ = 0;
+  CallTrace trace_;
+  Instant pauses_since_;
   KeyPlans plans_;
 };
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
+#include <cstdlib>
 #include <string>
 #include <utility>
 
@@ -9,6 +11,7 @@
 #include "client/call.h"
 #include "client/engine.h"
 #include "client/namespace_clear.h"
+#include "client/process_totals.h"
 #include "common/base/gate.h"
 #include "common/base/host_port.h"
 #include "common/base/limits.h"
@@ -34,6 +37,7 @@ uint64_t NextOwner() {
 class Client::State {
  public:
   std::shared_ptr<client::Engine> engine;
+  std::shared_ptr<client::Exporter> exporter;  // if the metrics are shown
   client::BatchContext context;
   const uint64_t owner = NextOwner();
   Gate gate;
@@ -74,6 +78,37 @@ Status CheckOptions(const ClientOptions& options) {
   return Status::Ok();
 }
 
+// nullptr: nobody asked for it, or, said in the log, it cannot be had where only the environment
+// asks.
+Result<std::shared_ptr<client::Exporter>> OpenExporter(const ClientOptions& options) {
+  const char* const named = std::getenv("SIMM_METRICS_LISTEN");
+  const bool given = !options.metrics_listen.empty();
+  const std::string listen = given ? options.metrics_listen : named != nullptr ? named : "";
+  if (listen.empty() || listen == "off") return std::shared_ptr<client::Exporter>();
+  auto exporter = client::Exporter::Open(listen);
+  if (exporter.ok() || given) return exporter;
+  SIMM_LOG_WARN("SIMM_METRICS_LISTEN: {}; going on without metrics", exporter.status().message());
+  return std::shared_ptr<client::Exporter>();
+}
+
+Result<Duration> SlowOp(const ClientOptions& options) {
+  constexpr int64_t kDefaultMs = 1000;
+  int64_t ms = kDefaultMs;
+  std::string_view text;
+  if (options.slow_op) {
+    ms = options.slow_op->count();
+  } else if (const char* const given = std::getenv("SIMM_SLOW_OP_MS"); given != nullptr) {
+    text = given;
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), ms);
+    if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size()) ms = -1;
+  }
+  if (ms < 0 || ms > 3'600'000) {
+    return Status(Code::kInvalidArgument, "slow_op (SIMM_SLOW_OP_MS) " + std::string(text) +
+                                              " is not 0 (off) to 3600000 milliseconds");
+  }
+  return Duration(std::chrono::milliseconds(ms));
+}
+
 // A batch on its way, for the driver. Leaves the client's gate at its end.
 class AsyncCall final : public client::AsyncTask {
  public:
@@ -93,7 +128,7 @@ class AsyncCall final : public client::AsyncTask {
   void AddWaits(client::StepWaits* waits) override { call_.AddWaits(waits); }
   void Cancel() override { call_.Cancel(); }
   void End() override {
-    Answer(batch_->TakeResults());
+    Answer(batch_->TakeResults(call_.trace()));
     gate_.Leave();  // the client may be gone from here on
   }
   // It could not be begun at all.
@@ -131,6 +166,8 @@ Client::~Client() {
 
 Result<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
   SIMM_RETURN_IF_ERROR(CheckOptions(options));
+  const auto slow_op = SlowOp(options);
+  if (!slow_op.ok()) return slow_op.status();
   const Instant end = MonotonicClock::Get().Now() + options.connect_timeout;
   auto engine = client::Engine::Open(options);
   if (!engine.ok()) return engine.status();
@@ -145,10 +182,14 @@ Result<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
         "checksums of values are not verified (verify off): a damaged value would go unnoticed");
   }
   auto state = std::make_unique<State>();
+  auto exporter = OpenExporter(options);
+  if (!exporter.ok()) return exporter.status();
+  state->exporter = std::move(*exporter);
   state->context = {.engine = engine->get(),
                     .verify = options.verify,
                     .namespace_id = *id,
-                    .namespace_seed = NamespaceSeed(options.name_space)};
+                    .namespace_seed = NamespaceSeed(options.name_space),
+                    .slow_op = *slow_op};
   state->engine = std::move(*engine);
   return std::unique_ptr<Client>(new Client(std::move(state)));
 }
@@ -157,8 +198,9 @@ std::vector<KeyResult> Client::State::Run(Batch& batch) {
   GatePass pass(gate);
   SIMM_CHECK(static_cast<bool>(pass), "a call on a client that is being destroyed");
   if (batch.refused()) return batch.AllFailed(Code::kInvalidArgument);
-  client::Call(*engine, batch.shape(), batch.items(), batch.deadline()).Run();
-  return batch.TakeResults();
+  client::Call call(*engine, batch.shape(), batch.items(), batch.deadline());
+  call.Run();
+  return batch.TakeResults(call.trace());
 }
 
 void Client::State::Start(std::unique_ptr<Batch> batch, Done done) {
@@ -280,6 +322,10 @@ KeyLocation Client::Locate(std::string_view key) const {
 }
 
 std::vector<ServerHealth> Client::Servers() const { return state_->engine->Servers(); }
+
+std::string Client::MetricsAddress() const {
+  return state_->exporter ? state_->exporter->address() : std::string();
+}
 
 ClientStats Client::Stats() const { return state_->engine->stats().Snapshot(); }
 

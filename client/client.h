@@ -112,6 +112,8 @@ struct ClientStats {
   uint64_t source_hits = 0;         // keys found where their shard came from, not yet at its owner
   uint64_t replica_hits = 0;        // keys found at another owner than the one asked first
   uint64_t partial_puts = 0;  // keys stored by as many owners as the quorum says, but not by all
+
+  void Add(const ClientStats& other);  // field by field
 };
 
 // Where a key lives.
@@ -214,6 +216,8 @@ class Client {
   KeyLocation Locate(std::string_view key) const;
   std::vector<ServerHealth> Servers() const;
   ClientStats Stats() const;
+  // Where this process shows its metrics, HOST:PORT; empty: nowhere (see ClientOptions).
+  std::string MetricsAddress() const;
 
  private:
   class State;

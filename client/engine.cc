@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "client/call.h"
+#include "client/process_totals.h"
 #include "common/base/limits.h"
 #include "common/base/log.h"
 #include "common/rpc/dataserver_stub.h"
@@ -117,10 +118,12 @@ Status Engine::Start() {
   if (!watcher.ok()) return watcher.status();
   watcher_ = std::move(*watcher);
   maintainer_ = std::thread([this] { MaintainLoop(); });
+  ProcessTotals::Get().Add(this);
   return Status::Ok();
 }
 
 Engine::~Engine() {
+  ProcessTotals::Get().Remove(this);
   {
     MutexLock lock(stop_mutex_);
     stopping_ = true;
@@ -216,8 +219,15 @@ std::shared_ptr<Peer> Engine::PeerFor(const ServerRecord& record) {
 
 std::vector<ServerHealth> Engine::Servers() const {
   std::vector<ServerHealth> list;
+  for (const auto& peer : Peers()) list.push_back(peer->Health());
+  return list;
+}
+
+std::vector<std::shared_ptr<Peer>> Engine::Peers() const {
+  std::vector<std::shared_ptr<Peer>> list;
   MutexLock lock(peers_mutex_);
-  for (const auto& [id, peer] : peers_) list.push_back(peer->Health());
+  list.reserve(peers_.size());
+  for (const auto& [id, peer] : peers_) list.push_back(peer);
   return list;
 }
 

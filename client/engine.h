@@ -12,6 +12,7 @@
 #include "client/client.h"
 #include "client/key_plans.h"
 #include "client/memory_registry.h"
+#include "client/op_metrics.h"
 #include "client/peer.h"
 #include "client/stats.h"
 #include "client/task_pool.h"
@@ -41,6 +42,7 @@ class Engine {
   // The peer for this record; one that stands for an earlier start of that server is retired.
   std::shared_ptr<Peer> PeerFor(const ServerRecord& record);
   std::vector<ServerHealth> Servers() const;
+  std::vector<std::shared_ptr<Peer>> Peers() const;
 
   // How the server stands now; nothing is begun.
   Standing StandingOf(ServerId id) const;
@@ -51,6 +53,9 @@ class Engine {
              ServerId server);
 
   StatsCounters& stats() { return stats_; }
+  OpMetrics& ops() { return ops_; }
+  // What data servers know this process by.
+  const std::string& client_name() const { return client_name_; }
   TaskPool& tasks() { return tasks_; }
   MemoryRegistry& memory() { return *memory_; }
   AsyncDriver& async() { return async_; }
@@ -64,6 +69,7 @@ class Engine {
 
   const ClientOptions options_;
   StatsCounters stats_;
+  OpMetrics ops_;
   TaskPool connects_;
   TaskPool tasks_;
   std::atomic<int> scrubs_{0};

@@ -19,6 +19,7 @@ void Exchange::See(const protocol::MapStamp& map) {
 void Exchange::Finish(CallItem& item, Code code, uint64_t value_bytes) {
   item.result.code = code;
   item.result.value_bytes = value_bytes;
+  item.road = road_;
   item.done = true;
 }
 
@@ -76,9 +77,10 @@ void SettleDoubts(const CallShape& shape, const Lane& lane, std::vector<CallItem
   });
 }
 
-std::unique_ptr<Exchange> MakeExchange(const CallShape& shape, std::vector<CallItem*> items,
-                                       StatsCounters& stats, const Lane& lane) {
-  SettleDoubts(shape, lane, &items);
+namespace {
+
+std::unique_ptr<Exchange> ExchangeOf(const CallShape& shape, std::vector<CallItem*> items,
+                                     StatsCounters& stats, const Lane& lane) {
   if (lane.pool() != nullptr) {
     switch (shape.type) {
       case MessageType::kGet:
@@ -91,6 +93,16 @@ std::unique_ptr<Exchange> MakeExchange(const CallShape& shape, std::vector<CallI
     }
   }
   return std::make_unique<MessageExchange>(shape, std::move(items), stats);
+}
+
+}  // namespace
+
+std::unique_ptr<Exchange> MakeExchange(const CallShape& shape, std::vector<CallItem*> items,
+                                       StatsCounters& stats, Lane& lane) {
+  SettleDoubts(shape, lane, &items);
+  auto exchange = ExchangeOf(shape, std::move(items), stats, lane);
+  exchange->SetRoad(RoadOf(lane.connection().capabilities().transport));
+  return exchange;
 }
 
 }  // namespace simm::client

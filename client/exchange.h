@@ -9,6 +9,8 @@
 
 #include "client/client.h"
 #include "client/lane.h"
+#include "client/op_metrics.h"
+#include "client/stage_times.h"
 #include "client/stats.h"
 #include "common/base/hash.h"
 #include "common/protocol/messages.h"
@@ -34,6 +36,7 @@ struct CallItem {
   const transport::LocalRegion* region = nullptr;  // of buffer or value, where it is registered
   KeyResult result;
   bool done = false;
+  Road road = Road::kNone;  // over what it was answered
   bool by_message = false;  // put: the server has no room to lend; or: no bounce buffer is free
   Hash128 parent;           // put: hints
   uint32_t depth = 0;
@@ -47,10 +50,12 @@ struct CallShape {
   bool replace = false;
   uint32_t ttl_ms = 0;
   Verify verify = Verify::kAlways;
-  uint32_t write_quorum = 1;  // put: owners that must have taken the value
-  bool tell_removed = false;  // read: kRemoved is told apart from kMiss
-  ServerId only = kNoServer;  // not the owner: this server is asked
-  bool server_mute = false;   // it answers no messages now: what would have to be asked is a miss
+  uint32_t write_quorum = 1;            // put: owners that must have taken the value
+  bool tell_removed = false;            // read: kRemoved is told apart from kMiss
+  ServerId only = kNoServer;            // not the owner: this server is asked
+  bool timed = false;                   // where its time goes is measured
+  Duration slow_op = Duration::zero();  // for the log of slow calls; 0: none is kept
+  bool server_mute = false;  // it answers no messages now: what would have to be asked is a miss
   NamespaceId namespace_id = 0;
   protocol::MapStamp map;
 };
@@ -83,6 +88,12 @@ class Exchange : public LaneUser {
 
   bool failed() const { return closed_; }
   const Status& failure() const { return failure_; }
+  // Where the time went so far.
+  StageTimes times() const { return stages_.Read(); }
+  // By which the server knows the first thing it was asked; 0: nothing, or by other ids.
+  uint64_t first_request() const { return first_request_; }
+  // Over what its keys are answered; before Begin.
+  void SetRoad(Road road) { road_ = road; }
   const std::vector<CallItem*>& items() const { return items_; }
   // Newest map version that the server has shown; a WRONG_OWNER makes the caller wait for it.
   const protocol::MapStamp& server_map() const { return server_map_; }
@@ -98,7 +109,7 @@ class Exchange : public LaneUser {
  protected:
   // `items` in the caller's order.
   Exchange(const CallShape& shape, std::vector<CallItem*> items, StatsCounters& stats)
-      : shape_(shape), items_(std::move(items)), stats_(stats) {}
+      : shape_(shape), items_(std::move(items)), stats_(stats), stages_(shape.timed) {}
 
   void See(const protocol::MapStamp& map);
   void Finish(CallItem& item, Code code, uint64_t value_bytes);
@@ -115,6 +126,9 @@ class Exchange : public LaneUser {
   const CallShape shape_;
   std::vector<CallItem*> items_;
   StatsCounters& stats_;
+  StageClock stages_;
+  Road road_ = Road::kNone;
+  uint64_t first_request_ = 0;
   bool closed_ = false;
   bool heard_ = false;
   Status failure_;
@@ -130,6 +144,6 @@ void SettleDoubts(const CallShape& shape, const Lane& lane, std::vector<CallItem
 
 // The exchange for this call over a lane of this kind.
 std::unique_ptr<Exchange> MakeExchange(const CallShape& shape, std::vector<CallItem*> items,
-                                       StatsCounters& stats, const Lane& lane);
+                                       StatsCounters& stats, Lane& lane);
 
 }  // namespace simm::client

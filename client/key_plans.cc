@@ -210,9 +210,12 @@ void KeyPlans::Delay(CallItem& item, const Target& target) {
 void KeyPlans::Take(CallItem& item, const KeyPlan& plan, const ReadStep& step) {
   item.done = true;
   item.result = {.code = step.code};
+  for (size_t i = 0; i < plan.target_count && item.road == Road::kNone; ++i)
+    item.road = plan.targets[i]->road;
   const Target* const target = step.hit != kNoServer ? plan.Find(step.hit) : nullptr;
   if (target == nullptr) return;
   item.result = target->result;
+  item.road = target->road;
   item.pinned_ms = target->pinned_ms;
   const bool owns = std::any_of(plan.present().begin(), plan.present().end(),
                                 [&](const ShardOwner& o) { return o.server == step.hit; });
@@ -230,6 +233,7 @@ bool KeyPlans::SettleWrite(CallItem& item, KeyPlan& plan, bool at_end) {
   for (size_t i = 0; i < plan.count; ++i) {
     const Target* const target = plan.Find(plan.owners[i].server);
     codes[i] = target != nullptr ? target->result.code : Code::kDeadlineExceeded;
+    if (target != nullptr && item.road == Road::kNone) item.road = target->road;
     if (target != nullptr && target->done) continue;
     open = true;
     if (target != nullptr) Delay(item, *target);

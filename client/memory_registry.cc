@@ -43,6 +43,7 @@ Result<MemoryHandle> MemoryRegistry::Register(void* data, size_t size) {
   Range& range = ranges_[begin];
   range.id = ++last_id_;
   range.size = size;
+  bytes_ += size;
   range.region = std::move(region);
   return MemoryHandle{range.id};
 }
@@ -58,6 +59,7 @@ Status MemoryRegistry::Deregister(MemoryHandle handle) {
                   "operations on this memory are in flight: wait for them first");
   }
   gone = std::move(it->second);
+  bytes_ -= gone.size;
   ranges_.erase(it);
   return Status::Ok();
 }
@@ -81,6 +83,11 @@ void MemoryRegistry::EndUse(uint64_t id) {
   for (auto& [begin, range] : ranges_) {
     if (range.id == id) --range.users;
   }
+}
+
+uint64_t MemoryRegistry::bytes() const {
+  MutexLock lock(mutex_);
+  return bytes_;
 }
 
 bool MemoryRegistry::empty() const {

@@ -35,6 +35,7 @@ class MemoryRegistry {
   Use BeginUse(const void* data, size_t size);
   void EndUse(uint64_t id);
   bool empty() const;
+  uint64_t bytes() const;  // registered now
 
  private:
   struct Range {
@@ -48,6 +49,7 @@ class MemoryRegistry {
   transport::Transport* const registrar_;
   const bool required_;
   mutable Mutex mutex_;
+  uint64_t bytes_ SIMM_GUARDED_BY(mutex_) = 0;
   uint64_t last_id_ SIMM_GUARDED_BY(mutex_) = 0;
   std::map<uintptr_t, Range> ranges_ SIMM_GUARDED_BY(mutex_);
 };

@@ -81,12 +81,15 @@ protocol::KeysRequest MessageExchange::KeysOf(const Request& request) const {
 
 Status MessageExchange::Begin(Lane& lane) {
   if (requests_.empty()) return Status::Ok();
+  stages_.Enter(Stage::kPost);
   for (Request& request : requests_) request.id = lane.NextRequestId();
   Add(stats_.requests, requests_.size());
   Add(stats_.round_trips);
   sends_pending_ = requests_.size();
   const Status posted = shape_.type == MessageType::kPut ? PostPuts(lane) : PostKeys(lane);
   if (!posted.ok()) sends_pending_ = 0;
+  first_request_ = requests_.front().id;
+  stages_.Enter(Stage::kWire);
   return posted;
 }
 
@@ -195,8 +198,10 @@ Result<transport::PayloadTarget> MessageExchange::BeginRecord(Request& request, 
 void MessageExchange::OnReplyPayload(ByteSpan landed) {
   const bool of_value = landed_ >= head_bytes_;
   landed_ += landed.size();
-  if (of_value && record_.value_bytes > kOneShotBytes && ShouldVerify(*landing_))
-    checksum_->Update(landed);
+  if (!of_value || record_.value_bytes <= kOneShotBytes || !ShouldVerify(*landing_)) return;
+  stages_.Enter(Stage::kValidate);
+  checksum_->Update(landed);
+  stages_.Enter(Stage::kWire);
 }
 
 Status MessageExchange::EndRecord(Request& request) {

@@ -46,6 +46,7 @@ OneSidedPut::OneSidedPut(const CallShape& shape, std::vector<CallItem*> items, S
 
 Status OneSidedPut::Begin(Lane& lane) {
   lane_ = &lane;
+  stages_.Enter(Stage::kPost);
   lane.DisownLost();
   return StartNext();
 }
@@ -62,6 +63,7 @@ Status OneSidedPut::StartNext() {
   if (wave_.empty()) return StartNext();  // all of it goes by message
   if (MustAwait()) {
     step_ = Step::kAwaiting;
+    stages_.Enter(Stage::kResolve);
     return Status::Ok();
   }
   return StartWave();
@@ -183,6 +185,8 @@ Status OneSidedPut::Post(std::vector<transport::WorkItem>& work) {
   if (step_ != Step::kWriting) Add(stats_.round_trips);
   const Status posted = lane_->connection().Post(work);
   if (!posted.ok()) --writing_;
+  stages_.Enter(step_ == Step::kWriting || step_ == Step::kCommitting ? Stage::kWire
+                                                                      : Stage::kResolve);
   return posted;
 }
 
@@ -210,8 +214,10 @@ bool OneSidedPut::Advance() {
       std::any_of(wave_.begin(), wave_.end(), [](const Value& v) { return v.granted; });
   if (step_ == Step::kAwaiting) {
     if (MustAwait()) return false;
+    stages_.Enter(Stage::kPost);
     posted = StartWave();
   } else if (step_ == Step::kLeasing && any) {
+    stages_.Enter(Stage::kPost);
     posted = PostWrites();
   } else if (step_ == Step::kWriting) {
     posted = PostCommits({});

@@ -24,6 +24,7 @@ OneSidedRead::OneSidedRead(const CallShape& shape, std::vector<CallItem*> items,
 
 Status OneSidedRead::Begin(Lane& lane) {
   lane_ = &lane;
+  stages_.Enter(Stage::kPost);
   Add(stats_.round_trips);
   StartWave();
   return PostStep();
@@ -117,12 +118,16 @@ Status OneSidedRead::PostStep() {
   std::list<protocol::MessageBuffer> buffers;  // of messages, which are rare
   segments_.clear();
   segments_.reserve(wave_.size());  // items point in here
+  Stage stage = Stage::kValidate;   // slots that are looked at again
   for (Key& key : wave_) {
     if (key.next == Next::kDone) continue;
+    if (key.next == Next::kReadExtent) stage = Stage::kWire;
+    if (key.next == Next::kReadBucket && stage != Stage::kWire) stage = Stage::kResolve;
     if (key.next != Next::kAskServer) {
       AddRead(key, work);
       continue;
     }
+    stage = Stage::kResolve;
     key.question = lane_->NextRequestId();
     key.answered = false;
     ++asking_;
@@ -138,6 +143,7 @@ Status OneSidedRead::PostStep() {
   reading_ = true;
   const Status posted = lane_->connection().Post(work);
   if (!posted.ok()) reading_ = false;
+  stages_.Enter(stage);
   return posted;
 }
 
@@ -164,6 +170,7 @@ void OneSidedRead::OnComplete(const Status& status) {
 
 bool OneSidedRead::Advance() {
   if (lane_ == nullptr || finished() || reading_ || asking_ > 0) return false;
+  stages_.Enter(Stage::kValidate);
   bool more = false;
   for (Key& key : wave_) {
     if (key.next == Next::kDone) continue;
@@ -184,6 +191,7 @@ bool OneSidedRead::Advance() {
     done_ = true;
     return true;
   }
+  stages_.Enter(Stage::kPost);
   if (Status s = PostStep(); !s.ok()) OnLaneClosed(s);
   return true;
 }

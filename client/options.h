@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,15 @@ struct ClientOptions {
   // Queue pairs of this process, of all servers together, that stay open unused: beyond it those
   // longest unused close. At least 1.
   uint32_t max_rdma_lanes = 2048;
+  // Where this process shows its metrics to Prometheus (/metrics): HOST:PORT, port 0 for any that
+  // is free, or HOST:FIRST-LAST for the first that is free. "off": nowhere. Empty: what the
+  // environment variable SIMM_METRICS_LISTEN says, else off. An address that cannot be had fails
+  // Connect; one that the environment has named is only warned of. Clients of a process share their
+  // numbers.
+  std::string metrics_listen;
+  // Calls that take longer are logged, with what they spent their time on; 0: none. Not given: what
+  // SIMM_SLOW_OP_MS says, else 1 s.
+  std::optional<std::chrono::milliseconds> slow_op;
 };
 
 }  // namespace simm

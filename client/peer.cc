@@ -280,8 +280,11 @@ void Peer::OpenBreakerLocked(const Status& why) {
   next_heal_ =
       Now() +
       Duration(static_cast<int64_t>(random_.Unit() * static_cast<double>(heal_backoff_.count())));
-  SIMM_LOG_WARN("data server {} ({}) is away: {}; its keys are misses until it is back",
-                record_.name, record_.data_address, why.ToString());
+  SIMM_LOG_WARN(
+      "data server {} ({}, id {}, boot {}) is away for client {}: {}; its keys are misses until it "
+      "is back",
+      record_.name, record_.data_address, record_.id, ToString(record_.boot_id), env_.client_name,
+      why.ToString());
 }
 
 void Peer::ReportSuccess() {
@@ -326,7 +329,8 @@ void Peer::Heal() {
   breaker_open_ = false;
   timeouts_in_a_row_ = 0;
   ++roads_[KindOf(**lane)].lanes;
-  SIMM_LOG_INFO("data server {} ({}) is back", record_.name, record_.data_address);
+  SIMM_LOG_INFO("data server {} ({}, id {}, boot {}) is back for client {}", record_.name,
+                record_.data_address, record_.id, ToString(record_.boot_id), env_.client_name);
   GiveLocked(std::move(*lane));
 }
 
@@ -453,6 +457,31 @@ ServerHealth Peer::Health() const {
   health.breaker = breaker_open_ ? "open" : "closed";
   for (const Road& road : roads_) health.connections += static_cast<uint32_t>(road.lanes);
   return health;
+}
+
+bool Peer::BreakerOpen() const {
+  MutexLock lock(mutex_);
+  return breaker_open_;
+}
+
+std::vector<LaneCount> Peer::Lanes() const {
+  MutexLock lock(mutex_);
+  std::vector<LaneCount> list;
+  for (const RoadKind kind : {kOneSided, kMessages}) {
+    const Road& road = roads_[kind];
+    if (road.lanes == 0) continue;
+    LaneCount& count = list.emplace_back();
+    count.transport = env_.messages.name();
+    if (kind == kOneSided && !road.idle.empty()) {
+      count.transport = road.idle.front()->connection().capabilities().transport;
+    } else if (kind == kOneSided && session_ && !session_->ways.empty()) {
+      count.transport = session_->ways.front().transport->name();
+    }
+    count.idle = road.idle.size();
+    count.opening = road.opening;
+    count.busy = road.lanes - std::min(road.lanes, count.idle + count.opening);
+  }
+  return list;
 }
 
 }  // namespace simm::client

@@ -29,6 +29,12 @@ struct LaneWaiter {
   bool mute = false;  // the server answers no messages now; the lane is good for reads
 };
 
+// Lanes of one kind to one server.
+struct LaneCount {
+  std::string transport;
+  size_t idle = 0, busy = 0, opening = 0;
+};
+
 // One data server as this process sees it: session, lanes, circuit breaker. Thread-safe.
 //
 // A server that does not answer (paused, overloaded) can still be read one-sidedly: the breaker
@@ -98,6 +104,8 @@ class Peer final : public std::enable_shared_from_this<Peer> {
   void Retire();
 
   ServerHealth Health() const;
+  bool BreakerOpen() const;
+  std::vector<LaneCount> Lanes() const;
   Standing standing() const;
 
  private:

@@ -1,5 +1,45 @@
 #include "client/stats.h"
 
+namespace simm {
+
+void ClientStats::Add(const ClientStats& other) {
+  gets += other.gets;
+  hits += other.hits;
+  misses += other.misses;
+  puts += other.puts;
+  put_failures += other.put_failures;
+  exists += other.exists;
+  removes += other.removes;
+  touches += other.touches;
+  errors += other.errors;
+  corrupt += other.corrupt;
+  bytes_read += other.bytes_read;
+  bytes_written += other.bytes_written;
+  requests += other.requests;
+  round_trips += other.round_trips;
+  retries += other.retries;
+  breaker_opens += other.breaker_opens;
+  breaker_rejections += other.breaker_rejections;
+  late_answers += other.late_answers;
+  payload_bytes_copied += other.payload_bytes_copied;
+  connections_opened += other.connections_opened;
+  work_requests += other.work_requests;
+  doorbells += other.doorbells;
+  completions += other.completions;
+  validation_retries += other.validation_retries;
+  lookups += other.lookups;
+  bounced_values += other.bounced_values;
+  calls_refused += other.calls_refused;
+  lease_hits += other.lease_hits;
+  resolves += other.resolves;
+  pins += other.pins;
+  source_hits += other.source_hits;
+  replica_hits += other.replica_hits;
+  partial_puts += other.partial_puts;
+}
+
+}  // namespace simm
+
 namespace simm::client {
 
 ClientStats StatsCounters::Snapshot() const {

@@ -186,7 +186,7 @@ void DataSession::OnMessageEnd(uint64_t, std::optional<uint64_t> trailer) {
                                                      " is not served over this transport"));
   }
   if (const auto op = OpOf(type))
-    context_.metrics.ObserveRequest(*op, context_.clock.Now() - received_);
+    Observe(*op, type == protocol::MessageType::kPut ? 1 : keys_.keys.size());
   type_.reset();
 }
 
@@ -433,7 +433,7 @@ void DataSession::PumpGet() {
   }
   if (next_key_ < keys_.keys.size() || !window_.empty() || connection_->closed()) return;
   if ((keys_.flags & protocol::kForPull) == 0) TouchInReverse(get_codes_);
-  context_.metrics.ObserveRequest(DataOp::kGet, context_.clock.Now() - received_);
+  Observe(DataOp::kGet, keys_.keys.size());
   streaming_ = false;
   type_.reset();
   Pace();

@@ -31,9 +31,10 @@ struct DataContext {
   const Clock& clock;
   // Own id in the map; kNoServer until registered.
   const std::atomic<ServerId>& self;
-  bool verify_puts = true;             // compare a put's checksum with its bytes before publishing
-  bool verify_commits = false;         // the same for what peers have written by themselves
-  OneSidedState* one_sided = nullptr;  // nullptr: leases, lookups and pins are refused
+  bool verify_puts = true;              // compare a put's checksum with its bytes before publishing
+  bool verify_commits = false;          // the same for what peers have written by themselves
+  OneSidedState* one_sided = nullptr;   // nullptr: leases, lookups and pins are refused
+  Duration slow_op = Duration::zero();  // requests that take longer are logged; 0: none
 };
 
 // The server's end of one data connection: decodes requests, answers them from the pool in the
@@ -66,6 +67,7 @@ class DataSession final : public transport::Receiver, private transport::Complet
   void OnClosed(const Status& why) override;
 
  private:
+  void Observe(DataOp op, size_t keys);
   struct StreamedValue {
     std::optional<PinnedValue> pinned;  // none for a run of misses
     uint64_t bytes = 0;

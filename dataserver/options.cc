@@ -67,6 +67,8 @@ config::ConfigSpec MakeSpec(ServerOptions* options) {
             "their bytes, by this process");
   spec.DurationMs("session-timeout-ms", &options->session_timeout, std::chrono::milliseconds(1000),
                   std::chrono::minutes(10), "silence after which a client's session ends");
+  spec.DurationMs("slow-op-ms", &options->slow_op, std::chrono::milliseconds(0),
+                  std::chrono::minutes(10), "requests that take longer are logged; 0: none");
   spec.Choice("log-level", &options->log_level, {"debug", "info", "warn", "error"}, "what to log");
   spec.Bool("log-json", &options->log_json, "log one JSON object a line");
   spec.String("ready-file", &options->ready_file,

@@ -32,6 +32,7 @@ struct ServerOptions {
   bool verify_puts = true;
   bool verify_commits = false;
   std::chrono::milliseconds session_timeout{10'000};
+  std::chrono::milliseconds slow_op{1'000};
   std::string log_level = "info";
   bool log_json = false;
   std::string ready_file;

@@ -245,6 +245,7 @@ bool Pool::EvictSome() {
   Core& core = *core_;
   const Instant now = core.clock.Now();
   MutexLock lock(core.mutex);
+  const uint64_t evicted_before = core.counters.evicted_bytes;
   core.space.ExpireLimbo(now);
   size_t left = kEvictionsPerStep;
   EvictionCause cause = EvictionCause::kMemory;
@@ -257,6 +258,9 @@ bool Pool::EvictSome() {
   for (uint32_t coldest = 0; left > 0 && core.IndexIsFull(); --left) {
     if (core.policy.Coldest({&coldest, 1}) == 0) break;
     core.Evict(coldest, EvictionCause::kIndex, now);
+  }
+  if (core.counters.evicted_bytes != evicted_before) {
+    core.counters.eviction_stats.evictor_steps.Observe(kEvictionTimeBounds, core.clock.Now() - now);
   }
   core.settled = left > 0;
   return !core.settled;
@@ -347,6 +351,7 @@ PoolUsage Pool::Usage() const {
   usage.live_bytes = core.space.BytesIn(ExtentState::kLive);
   usage.limbo_bytes = core.space.BytesIn(ExtentState::kLimbo);
   usage.pinned_bytes = core.space.BytesIn(ExtentState::kPinned);
+  usage.held_bytes = core.space.held_bytes();
   usage.live_value_bytes = core.live_value_bytes;
   usage.entries = core.index.entries();
   usage.slots = core.geometry.slots();

@@ -15,6 +15,7 @@
 #include "common/base/status.h"
 #include "common/protocol/pool_layout.h"
 #include "common/routing/route_table.h"
+#include "dataserver/eviction_stats.h"
 
 namespace simm::dataserver {
 
@@ -42,6 +43,7 @@ struct PoolUsage {
   uint64_t live_bytes = 0;
   uint64_t limbo_bytes = 0;
   uint64_t pinned_bytes = 0;
+  uint64_t held_bytes = 0;        // LIVE or PINNED, and held for readers: not to be evicted now
   uint64_t live_value_bytes = 0;  // of values alone, without head and padding
   uint64_t entries = 0;
   uint64_t slots = 0;
@@ -56,6 +58,7 @@ std::string_view EvictionCauseName(EvictionCause cause);
 struct PoolCounters {
   uint64_t evictions[kEvictionCauses] = {};
   uint64_t evicted_bytes = 0;
+  EvictionStats eviction_stats;
   uint64_t inline_evictions = 0;       // on the put path, because the evictor had not kept up
   uint64_t most_victims_per_hold = 0;  // of these, under one hold of the lock
   uint64_t busy = 0;                   // puts refused for want of memory

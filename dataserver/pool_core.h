@@ -91,7 +91,10 @@ class Pool::Core {
     const EvictionCause cause = goes_on || !clearing->complete || victims.size() > 1
                                     ? EvictionCause::kContiguity
                                     : EvictionCause::kMemory;
+    const Instant before = clock.Now();
     for (const uint32_t victim : victims) Evict(victim, cause, now);
+    if (!victims.empty())
+      counters.eviction_stats.inline_steps.Observe(kEvictionTimeBounds, clock.Now() - before);
     counters.inline_evictions += victims.size();
     hold->victims -= victims.size();
     NoteHold(*hold);
@@ -184,6 +187,9 @@ class Pool::Core {
     load.value_bytes -= slot.value_bytes;
   }
   void Evict(uint32_t extent, EvictionCause cause, Instant now) SIMM_REQUIRES(mutex) {
+    counters.eviction_stats.ages.Observe(
+        kEvictionAgeBounds,
+        std::max(Duration::zero(), Duration(now - space.policy().LastUse(extent))));
     ++counters.evictions[static_cast<size_t>(cause)];
     counters.evicted_bytes += space.allocator().BytesOf(extent);
     const auto unused =

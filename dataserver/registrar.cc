@@ -129,7 +129,9 @@ bool Registrar::SendHeartbeat() {
   }
   request.migration = options_.migration();
   request.stats = options_.stats();
+  const Instant sent = MonotonicClock::Get().Now();
   const auto reply = manager_->Heartbeat(request, kCallTimeout);
+  if (options_.on_heartbeat) options_.on_heartbeat(MonotonicClock::Get().Now() - sent, reply.ok());
   if (!reply.ok()) {
     SetProblem(reply.status());
     return true;  // silence is the manager's to judge; the same identity goes on when it is back

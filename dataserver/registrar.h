@@ -29,6 +29,8 @@ class Registrar {
     std::atomic<ServerId>* self = nullptr;  // set at each registration
     // Before that: this server goes by this id from here on.
     std::function<void(ServerId)> on_registered;
+    // Told of each heartbeat: how long the call took, and whether it was answered. May be empty.
+    std::function<void(Duration took, bool answered)> on_heartbeat = {};
   };
   Registrar(std::unique_ptr<rpc::ManagerStub> manager, Options options);
   ~Registrar();  // Stop

@@ -57,6 +57,7 @@ Status Roads::RegisterPool(Road* road, Pool& pool) {
   if (!data.ok()) return data.status();
   road->index = std::move(*index);
   road->data = std::move(*data);
+  road->registered_bytes = pool.index_memory().size() + pool.data_memory().size();
   return Status::Ok();
 }
 
@@ -122,6 +123,12 @@ Result<std::string> Roads::Answer(const rpc::OpenLaneRequest& request) const {
   }
   return Status(Code::kFailedPrecondition,
                 "no transport is called '" + request.transport + "' here");
+}
+
+std::vector<Roads::Registered> Roads::RegisteredMemory() const {
+  std::vector<Registered> list;
+  for (const Road& road : open_) list.push_back({road.transport->name(), road.registered_bytes});
+  return list;
 }
 
 std::vector<rpc::TransportStatus> Roads::Describe() const {

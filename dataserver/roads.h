@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/base/ids.h"
@@ -33,6 +34,12 @@ class Roads {
              rpc::HandshakeReply* reply) const;
   // The answer to a lane's offer. kFailedPrecondition: that transport is not offered here.
   Result<std::string> Answer(const rpc::OpenLaneRequest& request) const;
+  // The pool's memory that is registered with each transport that is open.
+  struct Registered {
+    std::string_view transport;
+    uint64_t bytes = 0;
+  };
+  std::vector<Registered> RegisteredMemory() const;
   // What is offered and what is not, with the reason; connections are left at zero.
   std::vector<rpc::TransportStatus> Describe() const;
 
@@ -41,6 +48,7 @@ class Roads {
     std::unique_ptr<transport::Transport> transport;
     std::unique_ptr<transport::LocalRegion> index;
     std::unique_ptr<transport::LocalRegion> data;
+    uint64_t registered_bytes = 0;
     std::string endpoint;  // empty: the control address
   };
   struct Closed {

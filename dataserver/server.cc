@@ -109,7 +109,8 @@ Status Server::Open() {
                                                        .self = self_,
                                                        .verify_puts = options_.verify_puts,
                                                        .verify_commits = options_.verify_commits,
-                                                       .one_sided = one_sided_.get()});
+                                                       .one_sided = one_sided_.get(),
+                                                       .slow_op = options_.slow_op});
   migrator_ = std::make_unique<Migrator>(
       *pool_, Migrator::Options{
                   .bytes_per_s = options_.migration_bandwidth,
@@ -123,26 +124,17 @@ Status Server::Open() {
 
   auto manager = rpc::ManagerStub::Create(options_.managers);
   if (!manager.ok()) return manager.status();
-  rpc::RegisterRequest request;
-  request.name = options_.name;
-  request.pool_id = pool_->pool_id();
-  request.incarnation = pool_->incarnation();
-  request.boot_id = boot_id_;
-  request.control_address = control_address_;
-  request.data_address = data_address_;
-  request.zone = options_.zone;
-  request.weight = pool_->geometry().data_bytes;
-  request.version = kVersion;
   registrar_ = std::make_unique<Registrar>(
       std::move(*manager),
       Registrar::Options{
-          .request = std::move(request),
+          .request = Registration(),
           .stats = [this] { return Stats(); },
           .pulled = [this](const RouteTable& table) { return migrator_->Pulled(table); },
           .migration = [this] { return migrator_->Progress(); },
           .map = &map_,
           .self = &self_,
-          .on_registered = [this](ServerId id) { OnRegistered(id); }});
+          .on_registered = [this](ServerId id) { OnRegistered(id); },
+          .on_heartbeat = HeartbeatMeter()});
   auto watcher =
       rpc::MapWatcher::Start({.addresses = options_.managers,
                               .kind = rpc::WatcherKind::kServer,
@@ -156,6 +148,32 @@ Status Server::Open() {
   sweeper_ = std::thread([this] { SweepLoop(); });
   housekeeper_ = std::thread([this] { HousekeepLoop(); });
   return Status::Ok();
+}
+
+rpc::RegisterRequest Server::Registration() const {
+  rpc::RegisterRequest request;
+  request.name = options_.name;
+  request.pool_id = pool_->pool_id();
+  request.incarnation = pool_->incarnation();
+  request.boot_id = boot_id_;
+  request.control_address = control_address_;
+  request.data_address = data_address_;
+  request.zone = options_.zone;
+  request.weight = pool_->geometry().data_bytes;
+  request.version = kVersion;
+  return request;
+}
+
+std::function<void(Duration, bool)> Server::HeartbeatMeter() {
+  const auto seconds = registry_.Histogram("simm_dataserver_heartbeat_seconds",
+                                           "Time of one heartbeat to the manager, answered or not.",
+                                           metrics::LatencyBuckets());
+  const auto failures = registry_.Counter("simm_dataserver_heartbeat_failures_total",
+                                          "Heartbeats that no manager has answered.");
+  return [seconds, failures](Duration took, bool answered) {
+    seconds.Observe(ToSeconds(took));
+    if (!answered) failures.Add();
+  };
 }
 
 Status Server::OpenPorts() {
@@ -187,6 +205,9 @@ Status Server::OpenPorts() {
   data_address_ = simm::ToString(HostPort{host, data_bound->port});
   control_address_ = simm::ToString(HostPort{host, control_->port()});
   if (options_.name.empty()) options_.name = HostName() + "-" + std::to_string(data_bound->port);
+
+  SetLogField("server", options_.name);
+  SetLogField("boot", simm::ToString(boot_id_));
 
   metrics::AddProcessMetrics(registry_, "simm-dataserver", kVersion);
   registry_.AddCollector([this](metrics::Sink& sink) { Collect(sink); });
@@ -392,7 +413,9 @@ Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& reque
   reply.map = table->version();
   reply.incarnation = pool_->incarnation();
   reply.boot_id = boot_id_;
-  reply.session = sessions_->Open(request.client_name.empty() ? peer : request.client_name);
+  const std::string& client = request.client_name.empty() ? peer : request.client_name;
+  reply.session = sessions_->Open(client);
+  SIMM_LOG_INFO("session {:016x} of client {} begins, from {}", reply.session, client, peer);
   reply.transport = "tcp";
   reply.endpoint = data_address_;
   reply.layout = protocol::LayoutFingerprint();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -50,6 +51,10 @@ class Server final : public rpc::DataServerHandler {
   explicit Server(ServerOptions options);
   Status Open();
   Status OpenPorts();
+  // Who this server is, once its ports are open.
+  rpc::RegisterRequest Registration() const;
+  // Counts the heartbeats.
+  std::function<void(Duration took, bool answered)> HeartbeatMeter();
   void OnTable(std::shared_ptr<const RouteTable> table);
   void OnRegistered(ServerId id);
   Result<std::unique_ptr<transport::Connection>> ConnectToSource(const ServerRecord& source,

@@ -86,6 +86,22 @@ void CollectRequests(const DataMetrics& data, metrics::Sink& sink) {
   }
 }
 
+void CollectEvictionTimes(const EvictionStats& stats, metrics::Sink& sink) {
+  const auto time = [&](const char* path, const auto& steps) {
+    sink.Histogram("simm_pool_eviction_seconds",
+                   "Time of one step that evicted something: of the evictor, its wait for the "
+                   "pool's lock included, or on the path of a put.",
+                   {{"path", path}}, {kEvictionTimeBounds.begin(), kEvictionTimeBounds.end()},
+                   {steps.counts.begin(), steps.counts.end()}, steps.seconds);
+  };
+  time("evictor", stats.evictor_steps);
+  time("put", stats.inline_steps);
+  sink.Histogram("simm_pool_eviction_age_seconds",
+                 "Time since the last use of an entry when it was evicted.", {},
+                 {kEvictionAgeBounds.begin(), kEvictionAgeBounds.end()},
+                 {stats.ages.counts.begin(), stats.ages.counts.end()}, stats.ages.seconds);
+}
+
 void CollectPool(const Pool& pool, metrics::Sink& sink) {
   const PoolUsage usage = pool.Usage();
   const auto state = [&](const char* name, uint64_t bytes) {
@@ -100,6 +116,8 @@ void CollectPool(const Pool& pool, metrics::Sink& sink) {
   const auto gauge = [&](const char* name, const char* help, uint64_t value) {
     sink.Gauge(name, help, {}, static_cast<double>(value));
   };
+  gauge("simm_pool_held_bytes",
+        "Bytes that readers hold, live or pinned: they can not be evicted now.", usage.held_bytes);
   gauge("simm_pool_data_bytes", "Size of the data file.", usage.data_bytes);
   gauge("simm_pool_index_bytes", "Size of the index file.", pool.geometry().index_bytes);
   gauge("simm_pool_value_bytes", "Bytes of live values, without heads and padding.",
@@ -126,6 +144,7 @@ void CollectPool(const Pool& pool, metrics::Sink& sink) {
         "Entries dropped: their shard has another owner, or their namespace was cleared.",
         counters.dropped);
   count("simm_pool_touches_total", "Uses reported to the eviction policy.", counters.touches);
+  CollectEvictionTimes(counters.eviction_stats, sink);
   sink.Gauge("simm_pool_last_evicted_age_seconds",
              "Time since its last use of the entry evicted last.", {},
              static_cast<double>(counters.last_evicted_age_ms) * 1e-3);
@@ -196,6 +215,14 @@ void Server::Collect(metrics::Sink& sink) const {
   CollectMigration(sink);
   sink.Gauge("simm_dataserver_sessions", "Clients with an open session.", {},
              static_cast<double>(sessions_->size()));
+  for (const DataRoad road : kRoads) {
+    uint64_t bytes = 0;
+    for (const Roads::Registered& one : roads_.RegisteredMemory())
+      bytes += DataRoadOf(one.transport) == road ? one.bytes : 0;
+    sink.Gauge("simm_dataserver_registered_bytes",
+               "Memory of the pool that peers reach by themselves, by transport.",
+               {{"transport", std::string(DataRoadName(road))}}, static_cast<double>(bytes));
+  }
   if (const auto table = map_.Get()) {
     sink.Gauge("simm_dataserver_map_term", "Term of the map in force.", {},
                static_cast<double>(table->version().term));

@@ -124,13 +124,14 @@ void Space::Unpublish(uint32_t extent, Instant now) {
 
 void Space::Pin(uint32_t extent) {
   SIMM_CHECK(allocator_.StateOf(extent) == ExtentState::kLive, "pinned what is not live");
-  ++records_[extent].pins;
+  if (records_[extent].pins++ == 0) held_bytes_ += allocator_.BytesOf(extent);
 }
 
 void Space::Unpin(uint32_t extent) {
   Record& record = records_[extent];
   SIMM_CHECK(record.pins > 0, "released what is not pinned");
   if (--record.pins > 0) return;
+  held_bytes_ -= allocator_.BytesOf(extent);
   blocked_bytes_ = UINT64_MAX;
   if (allocator_.StateOf(extent) == ExtentState::kPinned) Free(extent);
 }

@@ -97,6 +97,8 @@ class Space {
   bool Is(uint32_t extent, ExtentState state, uint64_t generation) const;
   const Allocator& allocator() const { return allocator_; }
   const EvictionPolicy& policy() const { return policy_; }
+  // Of extents that readers hold, LIVE or PINNED.
+  uint64_t held_bytes() const { return held_bytes_; }
   uint64_t BytesIn(ExtentState state) const {
     return state == ExtentState::kFree ? allocator_.free_bytes()
                                        : bytes_in_[static_cast<size_t>(state)];
@@ -169,6 +171,7 @@ class Space {
   uint32_t front_ = kNoExtent;
   uint64_t front_generation_ = 0;
   // No run of this many bytes exists, as long as nothing that stood in the way has moved.
+  uint64_t held_bytes_ = 0;
   uint64_t blocked_bytes_ = UINT64_MAX;
 };
 

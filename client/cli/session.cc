@@ -47,6 +47,7 @@ int Session::ConnectWith(ClientOptions options, std::unique_ptr<Client>* client)
     std::fprintf(stderr, "simmctl: --manager: %s\n", addresses.status().message().c_str());
     return kUsage;
   }
+  options.metrics_listen = "off";  // gone before anybody scrapes it
   options.addresses = std::move(*addresses);
   options.connect_timeout = timeout();
   Result<std::unique_ptr<Client>> connected = Client::Connect(options);

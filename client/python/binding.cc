@@ -30,7 +30,7 @@ void MakeClient(NativeClient* self, const std::vector<std::string>& addresses,
                 const std::string& name_space, const std::string& transport,
                 const std::string& verify, int64_t connect_timeout_ms,
                 uint32_t max_lanes_per_server, const std::vector<std::string>& rdma_devices,
-                int numa_node) {
+                int numa_node, const std::string& metrics_listen, int64_t slow_op_ms) {
   ClientOptions options;
   options.addresses = addresses;
   options.name_space = name_space;
@@ -40,6 +40,8 @@ void MakeClient(NativeClient* self, const std::vector<std::string>& addresses,
   options.max_lanes_per_server = max_lanes_per_server;
   options.rdma_devices = rdma_devices;
   options.numa_node = numa_node;
+  options.metrics_listen = metrics_listen;
+  if (slow_op_ms >= 0) options.slow_op = std::chrono::milliseconds(slow_op_ms);
   new (self) NativeClient(options);
 }
 
@@ -63,7 +65,8 @@ void BindClient(nb::module_& module) {
       .def("__init__", &MakeClient, "addresses"_a, "namespace"_a = "default",
            "transport"_a = "auto", "verify"_a = "always", "connect_timeout_ms"_a = 10'000,
            "max_lanes_per_server"_a = 16, nb::kw_only(),
-           "rdma_devices"_a = std::vector<std::string>(), "numa_node"_a = -1)
+           "rdma_devices"_a = std::vector<std::string>(), "numa_node"_a = -1,
+           "metrics_listen"_a = "", "slow_op_ms"_a = -1)
       .def("put", &NativeClient::Put, "keys"_a, "addresses"_a, "sizes"_a, "deadline_ms"_a,
            "replace"_a = false, nb::kw_only(), "ttl_ms"_a = 0, "write_quorum"_a = 1)
       .def("get", &NativeClient::Get, "keys"_a, "addresses"_a, "sizes"_a, "deadline_ms"_a,
@@ -84,6 +87,7 @@ void BindClient(nb::module_& module) {
       .def("deregister_memory", &NativeClient::DeregisterMemory, "handle"_a)
       .def("servers", &NativeClient::Servers)
       .def("stats", &NativeClient::Stats)
+      .def("metrics_address", &NativeClient::MetricsAddress)
       .def("locate", &NativeClient::Locate, "key"_a)
       .def("close", &NativeClient::Close);
 }

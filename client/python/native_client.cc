@@ -325,6 +325,11 @@ nb::dict NativeClient::Stats() {
   return out;
 }
 
+std::string NativeClient::MetricsAddress() {
+  Use use(*this);
+  return use.client().MetricsAddress();
+}
+
 nb::dict NativeClient::Locate(nb::handle key) {
   const Keys keys(nb::make_tuple(key).ptr());
   const KeyLocation location = [&] {

@@ -46,6 +46,7 @@ class NativeClient {
   void DeregisterMemory(uint64_t handle);
   nanobind::list Servers();
   nanobind::dict Stats();
+  std::string MetricsAddress();
   nanobind::dict Locate(nanobind::handle key);
   void Close();
 

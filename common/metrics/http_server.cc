@@ -113,7 +113,8 @@ int PortOf(int fd) {
                                            : reinterpret_cast<sockaddr_in&>(bound).sin_port);
 }
 
-Status SplitAddress(const std::string& address, std::string* host, int* port) {
+Status SplitAddress(const HttpOptions& options, std::string* host, int* port) {
+  const std::string& address = options.address;
   const size_t colon = address.rfind(':');
   uint16_t number = 0;
   const char* const end = address.data() + address.size();
@@ -122,7 +123,8 @@ Status SplitAddress(const std::string& address, std::string* host, int* port) {
     return parsed.ec == std::errc() && parsed.ptr == end;
   }();
   if (!good) {
-    return Status(Code::kInvalidArgument, "--http: '" + address + "' is not HOST:PORT (or off)");
+    return Status(Code::kInvalidArgument,
+                  options.flag + ": '" + address + "' is not HOST:PORT (or off)");
   }
   *host = address.substr(0, colon);
   if (host->size() >= 2 && host->front() == '[') *host = host->substr(1, host->size() - 2);
@@ -195,13 +197,12 @@ Result<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpOptions& options
                                                       Registry& registry) {
   std::string host;
   int port = 0;
-  if (const Status status = SplitAddress(options.address, &host, &port); !status.ok())
-    return status;
+  if (const Status status = SplitAddress(options, &host, &port); !status.ok()) return status;
   const int listener = ListenOn(host, port);
   if (listener < 0) {
     const std::string why = errno != 0 ? std::strerror(errno) : "is the host one of this machine?";
     return Status(Code::kUnavailable, "cannot listen on " + options.address + " for HTTP: " + why +
-                                          "; give --http another HOST:PORT, or off");
+                                          "; give " + options.flag + " another HOST:PORT, or off");
   }
   port = PortOf(listener);
   auto state = std::make_unique<State>(options, registry);

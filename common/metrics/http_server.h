@@ -34,6 +34,8 @@ struct HttpOptions {
   // A connection whose request is not whole after so long, or that takes nothing of its answer for
   // so long, is closed.
   int idle_seconds = 3;
+  // What said `address`, for messages.
+  std::string flag = "--http";
 };
 
 // The small HTTP server of each process, for scrapers, probes and people: GET /metrics, /healthz,
@@ -44,7 +46,7 @@ struct HttpOptions {
 class HttpServer {
  public:
   // Listens and serves. `registry` must outlive the server. kInvalidArgument: not an address.
-  // kUnavailable: the port is taken or not allowed; the message names --http. "off" is the
+  // kUnavailable: the port is taken or not allowed; the message names the flag. "off" is the
   // caller's: then there is no server.
   static Result<std::unique_ptr<HttpServer>> Start(const HttpOptions& options, Registry& registry);
   // Waits for requests being answered.

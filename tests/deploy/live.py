@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -74,6 +75,12 @@ class Processes:
         child.kill()
         child.wait()
 
+    def pause(self, name: str):
+        self._running[name].send_signal(signal.SIGSTOP)
+
+    def resume(self, name: str):
+        self._running[name].send_signal(signal.SIGCONT)
+
     def proc(self, name: str) -> Path:
         return Path(f"/proc/{self._running[name].pid}")
 
@@ -93,8 +100,11 @@ class Cluster(Processes):
         self.bin_dir = bin_dir
         self.names = [f"server-{i}" for i in range(servers)]
         self._server_arguments = list(server_arguments) or ["--memory", "32MiB"]
+        self._in_files = not server_arguments
         ports = free_ports(2 + 3 * servers)
         self.manager = f"127.0.0.1:{ports[0]}"
+        own = f"/dev/shm/simm-deploy-{os.getpid()}-{ports[0]}"
+        self.pools = {n: Path(f"{own}-{n}.data") for n in self.names}
         self.http = {"manager": f"127.0.0.1:{ports[1]}"}
         self._ports = {n: ports[2 + 3 * i : 5 + 3 * i] for i, n in enumerate(self.names)}
         self.http |= {n: f"127.0.0.1:{p[2]}" for n, p in self._ports.items()}
@@ -130,8 +140,20 @@ class Cluster(Processes):
             "--manager", self.manager, "--name", name,
             "--advertise", "127.0.0.1", "--listen", f"127.0.0.1:{grpc}",
             "--data-listen", f"127.0.0.1:{data}", "--http", f"127.0.0.1:{http}",
-            *arguments,
+            *self._pool(name), *arguments,
         )  # fmt: skip
+
+    def _pool(self, name: str) -> list[str]:
+        """A pool in files, so that a test can look into it; not where arguments are given."""
+        if not self._in_files:
+            return []
+        return ["--pool", str(self.pools[name]).removesuffix(".data")]
+
+    def __exit__(self, *_):
+        super().__exit__()
+        for data in self.pools.values():
+            for path in data.parent.glob(data.stem + ".*"):
+                path.unlink()
 
     def wait_ready(self, name: str):
         wait_for(f"{name} is ready", lambda: fetch(self.http[name], "/readyz"))

@@ -1,11 +1,13 @@
 """Alerts and dashboards, with Debian's Prometheus and a live cluster."""
 
 import json
+import mmap
 import re
 import shutil
 import subprocess
 import sys
 import urllib.parse
+from pathlib import Path
 
 import pytest
 import yaml
@@ -20,12 +22,11 @@ RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 ALERT_NAMES = [rule["alert"] for rule in RULES if "alert" in rule]
 BOARDS = ["cluster", "dataserver", "client"]
 
-# Metrics that dashboards and alerts use and the programs do not show yet. What is shown must give
-# data; a name that is neither shown nor here is a mistake.
-NOT_YET = re.compile(
-    "simm_client_.*|simm_pool_eviction_seconds_bucket|simm_dataserver_registered_bytes"
-    "|simm_manager_(leader_known|is_leader)"  # only with etcd
-)
+# With etcd only: not in this cluster.
+ELSEWHERE = re.compile("simm_manager_(leader_known|is_leader)")
+CLIENTS = ["client", "client-all"]  # simm-bench over tcp, and over all that there is
+# The time that an alert looks back on, so that it clears within the test.
+SHORT_LOOK = "[20s]"
 
 
 def run(*command):
@@ -94,6 +95,15 @@ def test_dashboards_have_what_grafana_needs():
             assert panel["fieldConfig"]["defaults"]["unit"]
 
 
+def flip_values(data: Path):
+    """One bit in each 16 KiB of what is used of a pool's data file: whatever lies there, values of
+    that size are hit."""
+    with open(data, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        for at in range(8 << 10, len(memory), 16 << 10):
+            if memory[at] != 0:
+                memory[at] ^= 1
+
+
 class Prometheus:
     """A running Prometheus that scrapes a cluster every second."""
 
@@ -106,11 +116,16 @@ class Prometheus:
             group["interval"] = "1s"
             for rule in group["rules"]:
                 rule.pop("for", None)
+                rule["expr"] = rule["expr"].replace("[15m])", SHORT_LOOK + ")")
         (folder / "alerts.yaml").write_text(yaml.safe_dump(rules))
         config = yaml.safe_load((PROMETHEUS / "prometheus.yaml").read_text())
         config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         servers = [cluster.http[name] for name in cluster.names]
-        targets = {"simm-manager": [cluster.http["manager"]], "simm-dataserver": servers}
+        targets = {
+            "simm-manager": [cluster.http["manager"]],
+            "simm-dataserver": servers,
+            "simm-client": [cluster.http[name] for name in CLIENTS],
+        }
         for job in config["scrape_configs"]:
             job["static_configs"][0]["targets"] = targets.get(job["job_name"], [])
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
@@ -132,14 +147,37 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def prometheus(cluster, tmp_path_factory):
+def clients(cluster, tmp_path_factory):
+    """Two programs that read and write all the time and show what their client library counts."""
+    folder = tmp_path_factory.mktemp("clients")
+    for name, port in zip(CLIENTS, live.free_ports(len(CLIENTS))):
+        cluster.http[name] = f"127.0.0.1:{port}"
+    with live.Processes(folder) as processes:
+        for name, transport in zip(CLIENTS, ["tcp", "auto"]):
+            processes.start(
+                name, cluster.bin_dir / "simm-bench", "mixed", "--manager", cluster.manager,
+                "--http", cluster.http[name], "--transport", transport, "--value-size", "16KiB",
+                "--batch", "4", "--keys", "64", "--seconds", "10000", "--deadline-ms", "500",
+                "--put-rate", "40", "--seed", str(len(name)), "--replace-fraction", "0.5",
+            )  # fmt: skip
+        for name in CLIENTS:
+            live.wait_for(f"{name} shows its metrics", lambda n=name: cluster.metrics(n))
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def prometheus(cluster, clients, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prometheus")
     with live.Processes(folder) as processes:
         yield Prometheus(processes, cluster, folder)
 
 
-def test_metrics_are_well_formed(cluster, promtool):
-    for name in ["manager", *cluster.names]:
+def programs(cluster):
+    return ["manager", *cluster.names, *CLIENTS]
+
+
+def test_metrics_are_well_formed(cluster, clients, promtool):
+    for name in programs(cluster):
         done = subprocess.run(
             [promtool, "check", "metrics"], input=cluster.metrics(name),
             capture_output=True, text=True, check=False, timeout=60,
@@ -149,7 +187,7 @@ def test_metrics_are_well_formed(cluster, promtool):
 
 def shown_metrics(cluster):
     names = {"up"}
-    for name in ["manager", *cluster.names]:
+    for name in programs(cluster):
         names |= set(re.findall(r"^(\w+)[{ ]", cluster.metrics(name), re.M))
     return names
 
@@ -173,7 +211,7 @@ def test_every_panel_has_data(cluster, prometheus):
 
     for board, title, expr in wanted:
         unknown = metrics_in(expr) - shown
-        assert all(NOT_YET.fullmatch(name) for name in unknown), f"{board}/{title}: {unknown}"
+        assert all(ELSEWHERE.fullmatch(name) for name in unknown), f"{board}/{title}: {unknown}"
         if unknown:
             data_of(expr)  # parsed all the same
             continue
@@ -184,12 +222,85 @@ def test_every_panel_has_data(cluster, prometheus):
     assert not empty, "\n".join(empty)
 
 
-def test_alerts_ask_for_metrics_that_exist(cluster):
+# ---- the table of all metrics
+
+TABLE = ROOT / "common/metrics/README.md"
+SHOWS = {"manager": "manager", "server-0": "data server", "client-all": "client"}
+
+
+def families(text):
+    """name -> (type, label names, help) of one scrape."""
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.M))
+    helps = dict(re.findall(r"^# HELP (\w+) (.*)$", text, re.M))
+    labels = {name: set() for name in kinds}
+    for series, inside in re.findall(r"^(\w+)(?:\{(.*)\})? \S+$", text, re.M):
+        name = series if series in kinds else re.sub("_(bucket|sum|count)$", "", series)
+        labels[name] |= set(re.findall(r'(\w+)="', re.sub(r'\\\\.', "", inside))) - {"le"}
+    return {name: (kinds[name], ", ".join(sorted(labels[name])), helps[name]) for name in kinds}
+
+
+def rows_of(cluster):
+    """The lines of the table, from what real processes show."""
+    rows, shown_by = {}, {}
+    for process, who in SHOWS.items():
+        for name, facts in families(cluster.metrics(process)).items():
+            assert rows.setdefault(name, facts) == facts, f"{name} differs between processes"
+            shown_by.setdefault(name, []).append(who)
+    return {
+        f"| `{name}` | {kind} | {labels} | {', '.join(shown_by[name])} | {text.rstrip('.')} |"
+        for name, (kind, labels, text) in rows.items()
+    }
+
+
+def test_the_table_of_metrics_is_what_processes_show(cluster, prometheus):
+    written = set(re.findall(r"^\| `(?:simm|process)_.*$", TABLE.read_text(), re.M))
+    shown = rows_of(cluster)
+    missing = "\n".join(sorted(shown - written))
+    assert not missing, f"{TABLE.name} lacks\n{missing}"
+    stale = {row for row in written - shown if "with etcd" not in row}
+    assert not stale, f"{TABLE.name} has what no process shows\n" + "\n".join(sorted(stale))
+
+
+def test_series_are_few(cluster, prometheus):
+    """A bound that no client, key or namespace can raise: what a process shows is counted."""
+    for name in programs(cluster):
+        lines = [x for x in cluster.metrics(name).splitlines() if not x.startswith("#")]
+        assert len(lines) < 600, f"{name} shows {len(lines)} series"
+
+
+def test_alerts_ask_for_metrics_that_exist(cluster, clients):
     shown = shown_metrics(cluster)
     for rule in RULES:
         names = {n for n in metrics_in(rule["expr"]) if not n.startswith("simm_hit_ratio")}
         unknown = {n for n in names if n not in shown and "unevictable" not in n}
-        assert all(NOT_YET.fullmatch(name) for name in unknown), f"{rule}: {unknown}"
+        assert all(ELSEWHERE.fullmatch(name) for name in unknown), f"{rule}: {unknown}"
+
+
+def test_a_paused_server_opens_a_clients_breaker_and_its_return_clears_it(cluster, prometheus):
+    assert "SimmBreakerOpen" not in prometheus.firing()
+    cluster.pause("server-0")
+    try:
+        live.wait_for("SimmBreakerOpen fires", lambda: "SimmBreakerOpen" in prometheus.firing())
+    finally:
+        cluster.resume("server-0")
+    live.wait_for("SimmBreakerOpen clears", lambda: "SimmBreakerOpen" not in prometheus.firing())
+
+
+def test_damaged_memory_is_told_and_clears_when_it_is_over(cluster, prometheus):
+    """Bytes of the pools' data files are flipped, as faulty memory would do it, until a client has
+    met one of them."""
+    assert "SimmValuesCorrupt" not in prometheus.firing()
+
+    def damage():
+        for name in cluster.names:
+            flip_values(cluster.pools[name])
+        return sum(
+            cluster.metric(name, "simm_client_validation_failures_total") for name in CLIENTS
+        )
+
+    live.wait_for("a client has met damaged bytes", damage)
+    live.wait_for("SimmValuesCorrupt fires", lambda: "SimmValuesCorrupt" in prometheus.firing())
+    live.wait_for("it clears", lambda: "SimmValuesCorrupt" not in prometheus.firing())
 
 
 def test_a_killed_server_is_told_and_its_return_clears_it(cluster, prometheus):

@@ -171,6 +171,10 @@ class Client:
     ``write_quorum``: in a cluster with replicas, how many owners must have stored a value for its
     put to succeed (1 to 3; it is sent to all of them); replacing and deleting need all.
 
+    ``metrics_listen``: where this process shows its metrics to Prometheus, "host:port" or
+    "host:first-last", default SIMM_METRICS_LISTEN, else nowhere. ``slow_op``: calls that take
+    longer are logged; 0: none; default SIMM_SLOW_OP_MS, else 1 s.
+
     Values are torch tensors on the host, numpy arrays, or buffers (bytes, bytearray, memoryview);
     their memory must be contiguous. Keys are str (as UTF-8) or bytes, 1 to 256 B.
 
@@ -193,6 +197,8 @@ class Client:
         write_quorum: int = 1,
         rdma_devices: Sequence[str] = (),
         numa_node: int = -1,
+        metrics_listen: str = "",
+        slow_op: Optional[float] = None,
     ) -> None:
         """Raises Unavailable when nobody answers in time, InvalidArgument for a wrong option."""
         self._deadline = deadline
@@ -206,6 +212,8 @@ class Client:
             max_lanes_per_server,
             rdma_devices=list(rdma_devices),
             numa_node=numa_node,
+            metrics_listen=metrics_listen,
+            slow_op_ms=-1 if slow_op is None else int(slow_op * 1000),
         )
 
     def __enter__(self) -> Client:
@@ -358,6 +366,10 @@ class Client:
     def servers(self) -> list[dict[str, Any]]:
         """The data servers that this process has talked to: transport, breaker, connections."""
         return [dict(server) for server in self._native.servers()]
+
+    def metrics_address(self) -> str:
+        """Where this process shows its metrics, "host:port"; empty: nowhere."""
+        return self._native.metrics_address()
 
     def stats(self) -> dict[str, int]:
         """Counters since the first client of this process and cluster."""

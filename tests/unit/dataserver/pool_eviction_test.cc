@@ -66,6 +66,55 @@ TEST_F(PoolEvictionTest, ColdestGoFirstAndTouchedStay) {
   EXPECT_EQ(pool_->Counters().inline_evictions, 4u);
 }
 
+uint64_t Sum(const auto& counts) {
+  uint64_t sum = 0;
+  for (const uint64_t n : counts) sum += n;
+  return sum;
+}
+
+TEST_F(PoolEvictionTest, AgesAndTimesOfEvictionsAreCounted) {
+  Make(4 << 20);
+  for (int i = 0; pool_->Counters().inline_evictions == 0; ++i) {
+    ASSERT_EQ(PutUnfilled("k" + std::to_string(i), 100'000), Code::kOk);
+    clock_.Advance(1s);
+  }
+  // It was the oldest of some forty, a second each: between 15 s and 60 s.
+  const EvictionStats first = pool_->Counters().eviction_stats;
+  EXPECT_EQ(Sum(first.ages.counts), 1u);
+  EXPECT_EQ(first.ages.counts[4], 1u);
+  EXPECT_DOUBLE_EQ(first.ages.seconds,
+                   static_cast<double>(pool_->Counters().last_evicted_age_ms) / 1000);
+  EXPECT_EQ(Sum(first.inline_steps.counts), 1u);
+  EXPECT_EQ(Sum(first.evictor_steps.counts), 0u);
+  clock_.Advance(2h);
+  Evict();
+  const PoolCounters after = pool_->Counters();
+  EXPECT_GE(Sum(after.eviction_stats.evictor_steps.counts), 1u);
+  EXPECT_EQ(Sum(after.eviction_stats.ages.counts), after.evictions[0] + after.evictions[1]);
+  EXPECT_EQ(after.eviction_stats.ages.counts[8], Sum(after.eviction_stats.ages.counts) - 1);
+  Evict();  // nothing to do: no step is counted
+  EXPECT_EQ(Sum(pool_->Counters().eviction_stats.evictor_steps.counts),
+            Sum(after.eviction_stats.evictor_steps.counts));
+}
+
+TEST_F(PoolEvictionTest, WhatReadersHoldIsCountedOnceAndUntilTheLastLetsGo) {
+  Make(4 << 20);
+  ASSERT_EQ(PutUnfilled("k", 100'000), Code::kOk);
+  EXPECT_EQ(pool_->Usage().held_bytes, 0u);
+  PinnedValue one, two;
+  ASSERT_EQ(pool_->Acquire(HashOf("k"), 0, "k", &one), Code::kOk);
+  const uint64_t held = pool_->Usage().held_bytes;
+  EXPECT_GE(held, 100'000u);
+  ASSERT_EQ(pool_->Acquire(HashOf("k"), 0, "k", &two), Code::kOk);
+  EXPECT_EQ(pool_->Usage().held_bytes, held);
+  ASSERT_EQ(pool_->Remove(HashOf("k"), 0, "k"), Code::kOk);
+  pool_->Release(one);
+  EXPECT_EQ(pool_->Usage().held_bytes, held) << "unpublished, and held all the same";
+  EXPECT_EQ(pool_->Usage().pinned_bytes, held);
+  pool_->Release(two);
+  EXPECT_EQ(pool_->Usage().held_bytes, 0u);
+}
+
 TEST_F(PoolEvictionTest, APutThatFindsItsKeyIsAUse) {
   Make(4 << 20);
   int count = 0;
