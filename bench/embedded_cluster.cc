@@ -177,8 +177,10 @@ Status EmbeddedCluster::WaitAlive(size_t alive, std::chrono::milliseconds timeou
       for (const rpc::NodeStatus& node : status->nodes) {
         settled += node.record.state == ServerState::kAlive && node.map == status->map ? 1 : 0;
       }
-      if (settled == alive) return Status::Ok();
-      last = std::to_string(settled) + " of " + std::to_string(alive) + " data servers are there";
+      if (settled == alive && status->shards_moving == 0) return Status::Ok();
+      last = std::to_string(settled) + " of " + std::to_string(alive) +
+             " data servers are there, " + std::to_string(status->shards_moving) +
+             " shards are on their way";
     } else {
       last = status.status().message();
     }
