@@ -126,6 +126,7 @@ Status EmbeddedCluster::StartServer(size_t index) {
                                    "127.0.0.1"};
   if (!options_.pool_folder.empty())
     argv.insert(argv.end(), {"--pool", options_.pool_folder + "/" + name});
+  if (index < options_.zones.size()) argv.insert(argv.end(), {"--zone", options_.zones[index]});
   argv.insert(argv.end(), options_.server_flags.begin(), options_.server_flags.end());
   return Launch(name, std::move(argv), &servers_[index]);
 }

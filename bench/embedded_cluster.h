@@ -22,6 +22,7 @@ struct EmbeddedOptions {
   std::string manager_address;
   std::vector<std::string> manager_flags;  // added to the command lines
   std::vector<std::string> server_flags;
+  std::vector<std::string> zones;  // of the first data servers; the others have none
   // Not empty: each data server has its pool in files of this folder, FOLDER/server-<index>.
   std::string pool_folder;
   std::chrono::milliseconds start_timeout{60'000};

@@ -127,7 +127,8 @@ class Load {
   std::thread thread_;
 };
 
-TEST_F(MigrationTest, JoinTwoThenDrainOneAndNoKeyIsEverMissed) {
+// 3 -> 5 -> 2.
+TEST_F(MigrationTest, JoinTwoThenDrainThreeAndNoKeyIsEverMissed) {
   constexpr uint64_t kKeys = 1500;  // 60 MB of 192
   ASSERT_NO_FATAL_FAILURE(StartSome(5, 3, "40MiB"));
   ASSERT_NO_FATAL_FAILURE(Fill(kKeys));
@@ -140,15 +141,19 @@ TEST_F(MigrationTest, JoinTwoThenDrainOneAndNoKeyIsEverMissed) {
   EXPECT_GT(NodeOf("server-4").migration.entries_pulled, 100u);
   EXPECT_EQ(Missing(kKeys), 0u);
 
-  const uint64_t before = EntriesAt(1);
-  EXPECT_GT(before, 100u);
-  const auto drained = Admin({cluster_->manager_address()}).DrainNode("server-1", false, 5s);
-  ASSERT_TRUE(drained.ok()) << drained.status().ToString();
-  EXPECT_TRUE(drained->migrates);
-  ASSERT_TRUE(WaitUntil([&] { return Settled() && EntriesAt(1) == 0; }, 60s));
+  constexpr size_t kLeave[] = {1, 0, 2};
+  for (const size_t server : kLeave) {
+    EXPECT_GT(EntriesAt(server), 100u);
+    const std::string name = "server-" + std::to_string(server);
+    const auto drained = Admin({cluster_->manager_address()}).DrainNode(name, false, 5s);
+    ASSERT_TRUE(drained.ok()) << drained.status().ToString();
+    EXPECT_TRUE(drained->migrates);
+  }
+  for (const size_t server : kLeave) {
+    ASSERT_TRUE(WaitUntil([&] { return Settled() && EntriesAt(server) == 0; }, 60s)) << server;
+    EXPECT_EQ(NodeOf("server-" + std::to_string(server)).shards, 0u);
+  }
   load.Stop();
-  const rpc::NodeStatus node = NodeOf("server-1");
-  EXPECT_EQ(node.shards, 0u);
   EXPECT_EQ(Missing(kKeys), 0u);
   uint64_t given_up = 0;
   for (const rpc::NodeStatus& one : Status().nodes) given_up += one.migration.entries_given_up;
@@ -158,8 +163,8 @@ TEST_F(MigrationTest, JoinTwoThenDrainOneAndNoKeyIsEverMissed) {
   EXPECT_EQ(load.misses(), 0u) << "of " << load.reads();
   EXPECT_EQ(load.wrong(), 0u);
   EXPECT_EQ(load.errors(), 0u);
-  // The drained server can go.
-  cluster_->server(1)->Kill();
+  // The drained servers can go.
+  for (const size_t server : kLeave) cluster_->server(server)->Kill();
   EXPECT_EQ(Missing(kKeys), 0u);
 }
 
@@ -235,6 +240,97 @@ TEST_F(MigrationTest, ADestinationThatIsKilledGoesOnWhereItWas) {
   EXPECT_LT(pulled, EntriesAt(1) - 50);
   ASSERT_TRUE(WaitUntil([&] { return EntriesAt(0) + EntriesAt(1) == kKeys; }, 30s))
       << "the source has dropped what has moved";
+}
+
+TEST_F(MigrationTest, AServerThatReturnsAfterItsDeathHasItsShardsAndWhatCameMeanwhile) {
+  constexpr uint64_t kKeys = 600, kLater = 300;
+  PoolFolder folder;
+  pool_folder_ = folder.pool();
+  std::filesystem::create_directories(pool_folder_);
+  ASSERT_NO_FATAL_FAILURE(StartSome(3, 3, "40MiB"));
+  ASSERT_NO_FATAL_FAILURE(Fill(kKeys));
+  const std::vector<uint64_t> its = KeysOwnedBy(1, 100);
+  cluster_->server(1)->Kill();
+  const auto gone = [&] {
+    return NodeOf("server-1").record.state == ServerState::kDead && Settled();
+  };
+  ASSERT_TRUE(WaitUntil(gone, 30s));
+  for (uint64_t key = kKeys; key < kKeys + kLater; ++key) {  // those of its shards elsewhere
+    const auto stored = [&] {
+      return PutOne(*client_, KeyOf(key), ValueOf(key, kBytes)) == Code::kOk;
+    };
+    ASSERT_TRUE(WaitUntil(stored, 30s)) << key;
+  }
+  ASSERT_TRUE(cluster_->StartServer(1).ok());
+  ASSERT_TRUE(cluster_->WaitAlive(3, 30s).ok());
+  const auto back = [&] { return OwnerOf(KeyOf(its[0])) == 1; };
+  ASSERT_TRUE(WaitUntil(back, 30s));
+  EXPECT_EQ(KeysOwnedBy(1, 100), its) << "the very same shards";
+  EXPECT_EQ(Missing(kKeys + kLater), 0u);
+  // What it had was not fetched; what had come meanwhile was.
+  const rpc::NodeStatus node = NodeOf("server-1");
+  EXPECT_GT(node.migration.entries_pulled, kLater / 6);
+  EXPECT_LE(node.migration.entries_pulled, kLater);
+}
+
+// Four servers in two zones, two owners a shard.
+class RepairTest : public MigrationTest {
+ protected:
+  void StartReplicated() {
+    bench::EmbeddedOptions options = Options(4, 64 << 20);
+    options.manager_flags.insert(options.manager_flags.end(), {"--replicas", "2"});
+    options.zones = {"a", "a", "b", "b"};
+    StartCluster(options);
+  }
+  bool Repaired() const {
+    const auto status = Status();
+    return status.shards_under_replicated == 0 && status.shards_moving == 0;
+  }
+  bool Dead(size_t server) const {
+    return NodeOf("server-" + std::to_string(server)).record.state == ServerState::kDead;
+  }
+};
+
+TEST_F(RepairTest, AfterALossReplicasAreMadeAnewAndTheNextLossCostsNothing) {
+  constexpr uint64_t kKeys = 700;
+  ASSERT_NO_FATAL_FAILURE(StartReplicated());
+  ASSERT_NO_FATAL_FAILURE(Fill(kKeys));
+  EXPECT_EQ(Status().replicas, 2u);
+  uint64_t entries = 0;
+  for (size_t i = 0; i < 4; ++i) entries += EntriesAt(i);
+  EXPECT_EQ(entries, 2 * kKeys);
+  Load load(Connect(), kKeys);
+  for (const size_t server : {0, 2}) {  // one of each zone, one after the other
+    const uint64_t pulled = Pulled();
+    cluster_->server(server)->Kill();
+    ASSERT_TRUE(WaitUntil([&] { return Dead(server) && Repaired(); }, 60s));
+    EXPECT_GT(Pulled(), pulled + kKeys / 5);
+    EXPECT_EQ(Missing(kKeys), 0u) << server;
+  }
+  load.Stop();
+  EXPECT_EQ(load.misses(), 0u) << "of " << load.reads();
+  EXPECT_EQ(load.wrong(), 0u);
+  EXPECT_GT(load.reads(), 100u);
+  EXPECT_GE(EntriesAt(1), kKeys);
+  EXPECT_GE(EntriesAt(3), kKeys);
+}
+
+TEST_F(RepairTest, TheLossOfAZoneCostsNoKey) {
+  constexpr uint64_t kKeys = 400;
+  ASSERT_NO_FATAL_FAILURE(StartReplicated());
+  ASSERT_NO_FATAL_FAILURE(Fill(kKeys));
+  cluster_->server(2)->Kill();
+  cluster_->server(3)->Kill();
+  EXPECT_EQ(Missing(kKeys), 0u);
+  // Half of the servers at once: the map is frozen, and they return, empty.
+  ASSERT_TRUE(WaitUntil([&] { return !Status().frozen.empty(); }, 30s));
+  EXPECT_EQ(Missing(kKeys), 0u);
+  ASSERT_TRUE(cluster_->StartServer(2).ok());
+  ASSERT_TRUE(cluster_->StartServer(3).ok());
+  ASSERT_TRUE(cluster_->WaitAlive(4, 30s).ok());
+  ASSERT_TRUE(WaitUntil([&] { return Repaired() && Status().frozen.empty(); }, 60s));
+  EXPECT_EQ(Missing(kKeys), 0u);
+  EXPECT_EQ(EntriesAt(2) + EntriesAt(3), kKeys) << "made anew from the other zone";
 }
 
 }  // namespace

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include "dataserver/pool_lock.h"
+
 namespace simm::sim {
 
 using namespace std::chrono_literals;
@@ -473,7 +475,9 @@ Code ClusterClient::Do(Kind kind, const std::string& key, uint64_t* version,
     while (world_.Now() < peer.shunned_until) turn();
   }
   auto call = Make(kind, {key});
-  call->deadline = world_.Now() + 5s;
+  // After a warm restart what the dead had been granted can fill the share that is lent, and writers
+  // are told BUSY, until its quarantine ends.
+  call->deadline = world_.Now() + dataserver::kQuarantine + 5s;
   if (kind != Kind::kGet) *version = call->versions[0];
   while (!Drive(*call)) turn();
   const Code code = call->items[0].result.code;
