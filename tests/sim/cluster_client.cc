@@ -6,8 +6,6 @@
 #include <cstring>
 #include <utility>
 
-#include "dataserver/pool_lock.h"
-
 namespace simm::sim {
 
 using namespace std::chrono_literals;
@@ -19,7 +17,6 @@ namespace {
 constexpr size_t kLanes = 2;
 constexpr size_t kCalls = 2;
 constexpr uint64_t kSharedKeys = 8;
-constexpr uint64_t kOwnKeys = 4;
 constexpr int kAttempts = 3;
 constexpr std::byte kGrave{0xa5};
 
@@ -463,41 +460,6 @@ void ClusterClient::Conclude(Running& call) {
     EXPECT_TRUE(call.items[i].done);
     read ? JudgeRead(call, i) : JudgeWrite(call, i);
     Bury(std::move(call.memory[i]));
-  }
-}
-
-// ---- on a calm cluster
-
-// One key, one call, until it has an answer; a breaker that is still open is waited for.
-Code ClusterClient::Do(Kind kind, const std::string& key, uint64_t* version,
-                       const std::function<void()>& turn) {
-  for (auto& [server, peer] : peers_) {
-    while (world_.Now() < peer.shunned_until) turn();
-  }
-  auto call = Make(kind, {key});
-  // After a warm restart what the dead had been granted can fill the share that is lent, and writers
-  // are told BUSY, until its quarantine ends.
-  call->deadline = world_.Now() + dataserver::kQuarantine + 5s;
-  if (kind != Kind::kGet) *version = call->versions[0];
-  while (!Drive(*call)) turn();
-  const Code code = call->items[0].result.code;
-  if (kind == Kind::kGet && code == Code::kOk) {
-    const ByteSpan bytes = ByteSpan(call->memory[0]).first(call->items[0].result.value_bytes);
-    EXPECT_TRUE(dataserver::IsValue(bytes, key, *version)) << key << " is not what was put last";
-  }
-  Conclude(*call);
-  return code;
-}
-
-void ClusterClient::ExpectExact(const std::function<void()>& turn) {
-  for (uint64_t k = 0; k < kOwnKeys; ++k) {
-    const std::string key = "own-" + std::to_string(number_) + "-" + std::to_string(k);
-    uint64_t version = 0;
-    EXPECT_EQ(Do(Kind::kReplace, key, &version, turn), Code::kOk) << key;
-    const uint64_t last = version;
-    EXPECT_EQ(Do(Kind::kGet, key, &version, turn), Code::kOk) << key << " of " << last;
-    EXPECT_EQ(Do(Kind::kRemove, key, &version, turn), Code::kOk) << key;
-    EXPECT_EQ(Do(Kind::kGet, key, &version, turn), Code::kMiss) << key << " is removed";
   }
 }
 

@@ -12,6 +12,8 @@
 
 namespace simm::sim {
 
+inline constexpr uint64_t kOwnKeys = 4;  // of a client, written by it alone
+
 // One client process of a simulated cluster: the library's lanes and exchanges, driven as Call and
 // Peer drive them, round by round with the newest map that it holds. Keys "own-N-.." are replaced
 // and removed by client N alone, one call at a time; "key-.." are put if absent by all. One-thread.
