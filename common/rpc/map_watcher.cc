@@ -20,8 +20,6 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr Duration kFirstUpdateWithin = 2s;  // of a stream; connecting takes at most 1 s of it
-constexpr Duration kLookForManager = 10s;    // jittered by half, so that 10,000 clients spread
-constexpr size_t kServersToAsk = 3;
 
 Status CheckAddresses(const std::vector<std::string>& addresses) {
   if (addresses.empty()) {
