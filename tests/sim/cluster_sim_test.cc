@@ -43,7 +43,7 @@ TEST(ClusterSim, HoldsItsInvariants) {
   InitLog("cluster_sim_test", "error", false);
   const bool one = std::getenv("SIMM_SIM_SEED") != nullptr;
   const uint64_t first = EnvOr("SIMM_SIM_SEED", 1);
-  const uint64_t count = one ? 1 : EnvOr("SIMM_SIM_SEEDS", 200);
+  const uint64_t count = one ? 1 : EnvOr("SIMM_SIM_SEEDS", 1000);
   SeedReport report("cluster_sim_test");
   ClusterCounts total;
   for (uint64_t seed = first; seed < first + count; ++seed) {
