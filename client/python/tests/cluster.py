@@ -88,7 +88,7 @@ class Cluster:
         )  # fmt: skip
 
     def wait_alive(self, servers: int, seconds: float = 60) -> None:
-        """Until so many data servers are alive and know the newest map."""
+        """Until so many data servers are alive, know the newest map, and no shard is on its way."""
 
         def alive() -> bool:
             done = subprocess.run(
@@ -100,7 +100,8 @@ class Cluster:
             nodes = json.loads(done.stdout)["nodes"]
             epochs = {json.dumps(node.get("map", node.get("epoch"))) for node in nodes}
             states = [node["state"] for node in nodes]
-            return states.count("alive") == servers and len(epochs) <= 1
+            moving = sum(node["shards_coming"] for node in nodes)
+            return states.count("alive") == servers and len(epochs) <= 1 and moving == 0
 
         if not wait_until(alive, seconds):
             raise RuntimeError(f"{servers} data servers did not come up: {self._logs()}")
