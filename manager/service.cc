@@ -283,6 +283,7 @@ void ManagerService::AddEvent(EventKind kind, const std::string& server, std::st
 }
 
 void ManagerService::PublishToClientsIfDue(Instant now) {
+  if (membership_ == nullptr) return;  // still learning: there is nothing to publish
   const Membership& members = *membership_;
   publication_.PublishIfDue(now, [&members, now] { return members.AllApplied(now); });
 }
