@@ -131,7 +131,8 @@ void KeyPlans::PlanRound(CallItem& item, KeyPlan& plan, std::vector<Errand>* err
 
 void KeyPlans::PlanRead(CallItem& item, KeyPlan& plan, std::vector<Errand>* errands) {
   if (SettleRead(item, plan)) return;
-  for (const Question& question : StepOf(plan, nullptr).asked()) {
+  const ReadStep step = StepOf(plan, nullptr);
+  for (const Question& question : step.asked()) {
     const bool asked = plan.Find(question.server) != nullptr;
     Target& target = TargetOf(item, plan, question.server);
     if (asked && target.done) {

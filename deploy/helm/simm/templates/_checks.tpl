@@ -2,7 +2,7 @@
 {{- define "simm.checks" -}}
 {{- $m := .Values.manager -}}
 {{- $d := .Values.dataserver -}}
-{{- $optionNames := dict "manager" (list "new-cluster" "lease-ms" "heartbeat-ms" "suspect-ms" "dead-ms" "replicas") "dataserver" (list "rdma-port" "numa-node" "threads" "migration-bandwidth" "prefault" "verify-puts" "verify-commits" "session-timeout-ms") -}}
+{{- $optionNames := dict "manager" (list "new-cluster" "lease-ms" "heartbeat-ms" "suspect-ms" "dead-ms" "replicas") "dataserver" (list "rdma-port" "numa-node" "threads" "migration-bandwidth" "slow-op-ms" "prefault" "verify-puts" "verify-commits" "session-timeout-ms") -}}
 {{- range $part, $allowed := $optionNames -}}
 {{- range $option, $value := (index $.Values $part).options -}}
 {{- if not (has $option $allowed) -}}
