@@ -13,7 +13,7 @@ cluster     | 10 | real processes on loopback: start order, kill -9, bad input o
 etcd        | 4  | three managers on three members of etcd: election, fail-over, fencing
 bench-smoke | 2  | each command of simm-bench for a second, its JSON checked
 trace       | 3  | the main job: the conversation trace on 10 % of its blocks, every byte checked
-survive     | 5  | hosts of network namespaces: faults at random under a seed, history checked
+survive     | 7  | hosts of network namespaces: faults at random under a seed, history checked
 sglang      | 12 | simm.sglang on the files of SGLang itself (PyPI), with real processes
 quickstart  | 4  | deploy/quickstart.sh, a small one, twice
 asan        | 25 | clang, -Wthread-safety, AddressSanitizer and UBSan: all tests, real processes too

@@ -199,7 +199,11 @@ TEST_F(MigrationTest, WhatIsRemovedOrReplacedDuringAPullStaysSo) {
     }
   };
   check("meanwhile ");
-  ASSERT_TRUE(WaitUntil([&] { return Settled(); }, 60s));
+  // Exact on a settled map: this client has it too.
+  const auto everybody = [&] {
+    return Settled() && client_->Locate(KeyOf(0)).epoch == Status().map.epoch;
+  };
+  ASSERT_TRUE(WaitUntil(everybody, 60s));
   check("afterwards ");
 }
 

@@ -37,7 +37,7 @@ class CapturedLog {
 };
 
 TEST(LogSite, IsBoundedAndSaysHowManyItKeptBack) {
-  LogSite site;
+  static LogSite site;
   const auto second = [](int64_t n) { return Instant{n * 1'000'000'000}; };
   int64_t passed = 0;
   for (int i = 0; i < 1000; ++i) passed += site.Enter(spdlog::level::info, second(1)) >= 0 ? 1 : 0;
@@ -48,7 +48,7 @@ TEST(LogSite, IsBoundedAndSaysHowManyItKeptBack) {
 
 TEST(LogSite, AnotherStatementTellsForOneThatHasFallenSilent) {
   CapturedLog log;
-  LogSite loud, other;
+  static LogSite loud, other;  // as those of statements, which live for ever
   for (int i = 0; i < 120; ++i) (void)loud.Enter(spdlog::level::warn, {1});
   EXPECT_EQ(log.Lines(), 0u);
   EXPECT_EQ(other.Enter(spdlog::level::info, {5'000'000'000}), 0);
