@@ -48,8 +48,8 @@ class ClusterClient {
   struct Part {
     ServerId server = kNoServer;
     std::vector<client::CallItem*> items;
-    std::unique_ptr<client::Lane> lane;
     std::unique_ptr<client::Exchange> exchange;
+    std::unique_ptr<client::Lane> lane;  // goes first: it may still complete work of the exchange
     int attempts = 0;
     bool over = false;
   };
