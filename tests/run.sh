@@ -8,7 +8,7 @@ lanes='
 tidy        | 1  | the rules of the house: includes, names, lengths, top level
 release     | 18 | gcc build of everything; unit, contract and rpc tests
 headers     | 8  | every header compiles alone
-sim         | 6  | the pure core under thousands of seeds
+sim         | 8  | the pure core under thousands of seeds
 cluster     | 10 | real processes on loopback: start order, kill -9, bad input on each port
 etcd        | 4  | three managers on three members of etcd: election, fail-over, fencing
 bench-smoke | 2  | each command of simm-bench for a second, its JSON checked
@@ -16,7 +16,7 @@ trace       | 3  | the main job: the conversation trace on 10 % of its blocks, e
 survive     | 7  | hosts of network namespaces: faults at random under a seed, history checked
 sglang      | 12 | simm.sglang on the files of SGLang itself (PyPI), with real processes
 quickstart  | 4  | deploy/quickstart.sh, a small one, twice
-asan        | 25 | clang, -Wthread-safety, AddressSanitizer and UBSan: all tests, real processes too
+asan        | 30 | clang, -Wthread-safety, AddressSanitizer and UBSan: all tests, real processes too
 tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
 python      | 8  | pip install ./client/python, then its tests on a cluster of real processes
 rdma        | 10 | Soft-RoCE in a virtual machine: the contract, real processes, beside perftest
@@ -110,7 +110,7 @@ lane_asan() {
     -DCMAKE_CXX_COMPILER=clang++
   cmake --build build-asan -j "$jobs"
   # A few hundred seeds: the sim lane runs the thousands.
-  export SIMM_SIM_SEEDS=300 ASAN_OPTIONS=detect_stack_use_after_return=1
+  export SIMM_SIM_SEEDS=150 ASAN_OPTIONS=detect_stack_use_after_return=1
   run_ctest build-asan -j "$jobs" -LE '^(tidy|rdma)$'
 }
 
