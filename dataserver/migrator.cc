@@ -202,6 +202,12 @@ Status Migrator::PullPage(const PullJob& job, std::span<const EntryFacts> page, 
                           Tally* tally) {
   std::vector<EntryFacts> batch;
   uint64_t value_bytes = 0;
+  // At the source a batch is served in one go: at most what 1 ms of the bandwidth carries, so that
+  // clients who read there do not wait for long.
+  const uint64_t batch_bytes =
+      options_.bytes_per_s == 0
+          ? limits::kPullBatchBytes
+          : std::clamp<uint64_t>(options_.bytes_per_s / 1024, 64 << 10, limits::kPullBatchBytes);
   size_t message_bytes = protocol::kKeysRequestHeadBytes;
   const auto fetch = [&] {
     const Status fetched = batch.empty() ? Status::Ok() : FetchBatch(job, batch, lane, tally);
@@ -226,7 +232,7 @@ Status Migrator::PullPage(const PullJob& job, std::span<const EntryFacts> page, 
     const size_t need = protocol::KeyEntryBytes(entry.key.size());
     if (!batch.empty() && (entry.ns != batch[0].ns || batch.size() == limits::kMaxKeysPerMessage ||
                            message_bytes + need > limits::kMaxMessageBytes ||
-                           value_bytes + entry.value_bytes > limits::kPullBatchBytes)) {
+                           value_bytes + entry.value_bytes > batch_bytes)) {
       SIMM_RETURN_IF_ERROR(fetch());
     }
     if (!pool_.HasRoomFor(entry, value_bytes)) {
