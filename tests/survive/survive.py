@@ -27,6 +27,7 @@ from cluster import PACE, REPOSITORY, SESSION_TIMEOUT_MS, Cluster, Settings, set
 from nemesis import KINDS, Fault, Nemesis, plan
 
 QUIET_SECONDS = 8.0
+LOAD_BEHIND_SECONDS = 2  # of load behind the last fault, so that its gaps end before the load does
 ROUND_MINUTES = 5.0  # longer runs are several rounds, each with a cluster and a seed of its own
 SECONDS_PER_FAULT = 5.5
 MOST_EXTRA_DESCRIPTORS = 8
@@ -127,7 +128,7 @@ def run_round(settings: Settings, seed: int, faults: list[Fault]) -> report.Roun
         nemesis = Nemesis(cluster, seed, lambda text: print(f"  {text}", flush=True))
         for fault in faults:
             nemesis.strike(fault)
-        time.sleep(2)
+        time.sleep(LOAD_BEHIND_SECONDS)
         for index, load in enumerate(cluster.loads):
             if load is None or load.poll() is not None:
                 raise RuntimeError(f"load process {index} has ended by itself: see its log")
