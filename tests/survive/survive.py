@@ -27,7 +27,7 @@ from cluster import PACE, REPOSITORY, SESSION_TIMEOUT_MS, Cluster, Settings, set
 from nemesis import KINDS, Fault, Nemesis, plan
 
 QUIET_SECONDS = 8.0
-LOAD_BEHIND_SECONDS = 2  # of load behind the last fault, so that its gaps end before the load does
+LOAD_BEHIND_SECONDS = 2  # of load behind the last fault: its gaps end before the load does
 ROUND_MINUTES = 5.0  # longer runs are several rounds, each with a cluster and a seed of its own
 SECONDS_PER_FAULT = 5.5
 MOST_EXTRA_DESCRIPTORS = 8

@@ -40,7 +40,7 @@ def packages(tmp_path_factory) -> dict[str, Path]:
 def base() -> Path:
     """Kept for the next run: SIMM_PACKAGE_DIR."""
     if os.geteuid() != 0:
-        pytest.fail("packages are installed in a root of their own, which needs root: run it as root")
+        pytest.fail("packages are installed in a root of their own: run this as root")
     if shutil.which("debootstrap") is None:
         pytest.fail("debootstrap is missing: deploy/install_packages.sh --package")
     folder = Path(os.environ.get("SIMM_PACKAGE_DIR", ROOT / "build-package")).resolve()
