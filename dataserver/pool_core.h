@@ -33,6 +33,9 @@ inline constexpr size_t kSpareHolds = 16;
 
 // Tombstones at most: this part of the slots.
 inline constexpr uint64_t kTombstoneShare = 8;
+// How long removals are remembered after a shard's source was dropped: clients may hold the map
+// before that one for a moment, and the source its entries.
+inline constexpr Duration kTombstoneGrace = std::chrono::seconds(5);
 
 // What is behind a Pool, and the steps that its methods share. Included by pool*.cc only.
 class Pool::Core {
@@ -145,7 +148,7 @@ class Pool::Core {
     expiry.Remove(extent);
     const bool newer = (slot.flags & protocol::kSlotBesideSource) != 0;
     if ((bury == Bury::kAlways || (bury == Bury::kIfNewer && newer)) &&
-        PullingSince(slot.fingerprint()) != 0 && MayBury()) {
+        Remembers(slot.fingerprint()) && MayBury()) {
       index.Bury(id, TombstoneOf(slot.fingerprint(), slot.namespace_id, slot.key_bytes));
     } else {
       index.Unpublish(id, NextGeneration());
@@ -155,7 +158,34 @@ class Pool::Core {
   // 0: the shard has no source. Else the generation that divides what was here before it got one
   // from what has been published since.
   uint64_t PullingSince(const Hash128& hash) const SIMM_REQUIRES(mutex) {
-    return pulling_since.empty() ? 0 : pulling_since[ShardOf(hash)];
+    if (pulling.empty()) return 0;
+    const Pulling& shard = pulling[ShardOf(hash)];
+    return shard.ended == kForever ? shard.since : 0;
+  }
+  // The shard has a source, or had one less than kTombstoneGrace ago: somebody may still read there
+  // what is removed here.
+  bool Remembers(const Hash128& hash) const SIMM_REQUIRES(mutex) {
+    return !pulling.empty() && pulling[ShardOf(hash)].since != 0;
+  }
+  // Of the key, and not from before its shard got the source that it has: that one has newer ones.
+  SlotId FindTombstone(const Hash128& hash, NamespaceId ns) const SIMM_REQUIRES(mutex) {
+    const SlotId id = index.FindTombstone(hash, ns);
+    if (id == kNoSlot || pulling.empty()) return id;
+    const uint64_t generation = protocol::SlotWord{index.Load(id).word}.generation();
+    return generation >= pulling[ShardOf(hash)].since ? id : kNoSlot;
+  }
+  // Ends what is remembered of sources that are gone for long.
+  void ForgetSources(Instant now) SIMM_REQUIRES(mutex) {
+    if (now < next_forgotten) return;
+    next_forgotten = kForever;
+    bool any = false;
+    for (Pulling& shard : pulling) {
+      if (shard.ended != kForever && now >= shard.ended + kTombstoneGrace) shard = {};
+      if (shard.ended != kForever)
+        next_forgotten = std::min(next_forgotten, shard.ended + kTombstoneGrace);
+      any = any || shard.since != 0;
+    }
+    if (!any) pulling = {};
   }
   bool MayBury() const SIMM_REQUIRES(mutex) {
     return index.tombstones() < geometry.slots() / kTombstoneShare;
@@ -172,7 +202,7 @@ class Pool::Core {
   }
   // kMiss, or kRemoved for a key whose tombstone is here.
   Code Absent(const Hash128& hash, NamespaceId ns) const SIMM_REQUIRES(mutex) {
-    return index.FindTombstone(hash, ns) == kNoSlot ? Code::kMiss : Code::kRemoved;
+    return FindTombstone(hash, ns) == kNoSlot ? Code::kMiss : Code::kRemoved;
   }
   void CountLive(const protocol::Slot& slot) SIMM_REQUIRES(mutex) {
     live_value_bytes += slot.value_bytes;
@@ -261,7 +291,12 @@ class Pool::Core {
   uint64_t live_value_bytes SIMM_GUARDED_BY(mutex) = 0;
   std::vector<ShardLoad> shard_loads SIMM_GUARDED_BY(mutex) =
       std::vector<ShardLoad>(limits::kShards);
-  std::vector<uint64_t> pulling_since SIMM_GUARDED_BY(mutex);  // by shard; empty: none
+  struct Pulling {
+    uint64_t since = 0;        // what PullingSince says; 0: no source
+    Instant ended = kForever;  // when the source was dropped
+  };
+  std::vector<Pulling> pulling SIMM_GUARDED_BY(mutex);  // by shard; empty: none
+  Instant next_forgotten SIMM_GUARDED_BY(mutex) = kForever;
   bool settled SIMM_GUARDED_BY(mutex) =
       false;  // EvictSome found nothing more to do since the last change
   std::vector<uint32_t> victims SIMM_GUARDED_BY(mutex);  // scratch

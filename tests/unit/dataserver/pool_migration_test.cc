@@ -99,7 +99,7 @@ TEST_F(PoolMigrationTest, WhatIsOlderThanThePullGivesWay) {
   EXPECT_EQ(pool_->Usage().entries, 2u);
 }
 
-TEST_F(PoolMigrationTest, ARemovalStaysUntilTheShardHasNoSource) {
+TEST_F(PoolMigrationTest, ARemovalStaysUntilTheShardHasHadNoSourceForAWhile) {
   pool_->SetPulling(AllShards());
   ASSERT_EQ(Put(*pool_, "here", kBytes), Code::kOk);
   EXPECT_EQ(Remove("here"), Code::kOk);
@@ -121,13 +121,53 @@ TEST_F(PoolMigrationTest, ARemovalStaysUntilTheShardHasNoSource) {
   EXPECT_EQ(Put(*pool_, "here", kBytes, 5), Code::kOk);
   EXPECT_EQ(Get(*pool_, "here", 5), Code::kOk);
   EXPECT_EQ(pool_->Usage().tombstones, 1u);
+  EXPECT_EQ(pool_->NextTombstoneEnd(), kForever);
   pool_->SetPulling({});
+  EXPECT_EQ(pool_->WantsPulled(Facts("new")), Code::kWrongOwner);
+  // Clients may hold the map with the source for a moment yet.
   Sweep();
+  EXPECT_EQ(Get(*pool_, "there"), Code::kRemoved);
+  EXPECT_EQ(Remove("here"), Code::kOk);
+  EXPECT_EQ(Get(*pool_, "here"), Code::kRemoved);
+  EXPECT_EQ(Remove("nowhere"), Code::kMiss) << "all that the source had is here";
+  EXPECT_EQ(pool_->Usage().tombstones, 2u);
+  EXPECT_EQ(Put(*pool_, "here", kBytes, 6), Code::kOk);
+  clock_.Advance(4999ms);
+  Sweep();
+  EXPECT_EQ(pool_->Usage().tombstones, 1u);
+  clock_.Advance(1ms);
+  EXPECT_EQ(pool_->NextTombstoneEnd(), clock_.Now());
+  Sweep();
+  EXPECT_EQ(pool_->NextTombstoneEnd(), kForever);
   EXPECT_EQ(pool_->Usage().tombstones, 0u);
   EXPECT_EQ(Get(*pool_, "there"), Code::kMiss);
   EXPECT_EQ(Remove("there"), Code::kMiss);
   EXPECT_EQ(Remove("here"), Code::kOk);
   EXPECT_EQ(pool_->Usage().tombstones, 0u);
+}
+
+// The shard was elsewhere in between: what happened here before that is old.
+TEST_F(PoolMigrationTest, AShardThatGetsASourceAnewBeginsAnew) {
+  pool_->SetPulling(AllShards());
+  ASSERT_EQ(Put(*pool_, "put", kBytes, 1), Code::kOk);
+  ASSERT_EQ(Remove("removed"), Code::kOk);
+  ASSERT_EQ(Remove("again"), Code::kOk);
+  pool_->SetPulling({});
+  clock_.Advance(1s);
+  pool_->SetPulling(AllShards());
+  EXPECT_EQ(Pull(Facts("put", 2), 2), Code::kOk);
+  EXPECT_EQ(Get(*pool_, "put", 2), Code::kOk);
+  EXPECT_EQ(pool_->WantsPulled(Facts("removed", 2)), Code::kOk);
+  EXPECT_EQ(Pull(Facts("removed", 2), 2), Code::kOk);
+  EXPECT_EQ(Get(*pool_, "removed", 2), Code::kOk);
+  EXPECT_EQ(Get(*pool_, "again"), Code::kMiss) << "the source is to be asked";
+  EXPECT_EQ(Remove("again"), Code::kOk);
+  EXPECT_EQ(pool_->WantsPulled(Facts("again", 2)), Code::kRemoved);
+  EXPECT_EQ(pool_->Usage().tombstones, 1u);
+  EXPECT_TRUE(pool_->Audit().ok());
+  clock_.Advance(60s);
+  Sweep();
+  EXPECT_EQ(pool_->Usage().tombstones, 1u) << "of the second pull, which goes on";
 }
 
 // Else the source's value would be read again after the newer one.
