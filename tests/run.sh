@@ -362,6 +362,7 @@ install_packages() {
   for lane in "$@"; do
     if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags+=(--clang); fi
     if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
+    if [[ "$lane" == upgrade ]]; then flags+=(--etcd); fi
     case "$lane" in python | sglang | rdma | survive) flags+=(--python) ;; esac
     case "$lane" in etcd | deploy | images | package | survive | browser) flags+=("--$lane") ;; esac
   done
