@@ -110,7 +110,7 @@ lane_asan() {
     -DCMAKE_CXX_COMPILER=clang++
   cmake --build build-asan -j "$jobs"
   # A few hundred seeds: the sim lane runs the thousands.
-  export SIMM_SIM_SEEDS=150 ASAN_OPTIONS=detect_stack_use_after_return=1
+  export SIMM_SIM_SEEDS=100 ASAN_OPTIONS=detect_stack_use_after_return=1
   run_ctest build-asan -j "$jobs" -LE '^(tidy|rdma)$'
 }
 
@@ -409,15 +409,19 @@ main() {
   ! grep -qvE '\|passed$' "$logs/table"
 }
 
-case "${1:-}" in
-  --list | --help | -h) usage ;;
-  --inside)
-    set -x
-    "lane_$2"
-    ;;
-  -*)
-    usage >&2
-    exit 2
-    ;;
-  *) main "$@" ;;
-esac
+# One command with its exit: bash reads a script as it goes, and this one may be edited meanwhile.
+{
+  case "${1:-}" in
+    --list | --help | -h) usage ;;
+    --inside)
+      set -x
+      "lane_$2"
+      ;;
+    -*)
+      usage >&2
+      exit 2
+      ;;
+    *) main "$@" ;;
+  esac
+  exit
+}
