@@ -14,6 +14,7 @@
 #include "common/transport/tcp/tcp_transport.h"
 #include "dataserver/data_service.h"
 #include "tests/support/pool_driver.h"
+#include "tests/support/wrapped_connection.h"
 
 namespace simm::dataserver {
 namespace {
@@ -79,6 +80,17 @@ bool WaitFor(Condition condition) {
   return true;
 }
 
+// Each message takes 20 ms, as with a source that has little processor time.
+class SlowConnection final : public WrappedConnection {
+ public:
+  explicit SlowConnection(std::unique_ptr<Connection> inner)
+      : WrappedConnection(std::move(inner), inner->capabilities(), nullptr) {}
+  Status Post(std::span<const transport::WorkItem> items) override {
+    std::this_thread::sleep_for(20ms);
+    return inner().Post(items);
+  }
+};
+
 class MigratorTest : public testing::Test {
  protected:
   MigratorTest() { StartSource(); }
@@ -114,7 +126,10 @@ class MigratorTest : public testing::Test {
               EXPECT_EQ(source.id, kSource);
               connects_.fetch_add(1);
               if (unreachable_.load()) return Status(Code::kUnavailable, "unplugged");
-              return tcp_.Connect(address_, {sessions_.Open("destination"), kIncarnation}, 2s);
+              auto connection =
+                  tcp_.Connect(address_, {sessions_.Open("destination"), kIncarnation}, 2s);
+              if (!slow_ || !connection.ok()) return connection;
+              return {std::make_unique<SlowConnection>(*std::move(connection))};
             },
             .on_pulled = [this] { pulled_.fetch_add(1); }});
   }
@@ -142,6 +157,7 @@ class MigratorTest : public testing::Test {
   std::atomic<int> connects_{0};
   std::atomic<int> pulled_{0};
   std::atomic<bool> unreachable_{false};
+  bool slow_ = false;
   std::unique_ptr<Migrator> migrator_;
 };
 
@@ -257,6 +273,18 @@ TEST_F(MigratorTest, TheThrottleHoldsAndStopDoesNotWaitForIt) {
   EXPECT_GE(MonotonicClock::Get().Now() - begin, 900ms);
   EXPECT_LT(migrator_->Progress().entries_pulled, 500u);
   migrator_->Stop();
+}
+
+// A throttled pull rests after each batch for as long as that batch was work, and more.
+TEST_F(MigratorTest, APullLeavesASlowSourceToItsReadersMostOfTheTime) {
+  Fill(250);  // 10 batches of 256 KiB, 1/4 ms of the bandwidth
+  slow_ = true;
+  StartMigrator(1 << 30);
+  const Instant begin = MonotonicClock::Get().Now();
+  Move();
+  ASSERT_TRUE(WaitFor([&] { return migrator_->Progress().entries_pulled == 250; }));
+  // 10 times 20 ms and 9 rests of 50 ms, the longest.
+  EXPECT_GE(MonotonicClock::Get().Now() - begin, 600ms);
 }
 
 TEST_F(MigratorTest, ASourceAnswersReadsAndRefusesWrites) {
