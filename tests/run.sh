@@ -21,12 +21,12 @@ tsan        | 10 | ThreadSanitizer: what has threads and needs no gRPC
 python      | 8  | pip install ./client/python, then its tests on a cluster of real processes
 rdma        | 10 | Soft-RoCE in a virtual machine: the contract, real processes, beside perftest
 fuzz        | 6  | each libFuzzer target for 20 s from its seed corpus
-browser     | 4  | the status page in Chromium: every state, light, dark, phone; a real cluster
 deploy      | 6  | Helm chart, manifests, alerts in a live Prometheus, units, install, sizes, faults
 package     | 4  | the Debian packages, installed by apt in a root of debootstrap, and started
 '
 # These run only when they are named.
 named_lanes='
+browser     | 4  | the status page in Chromium: every state, light, dark, phone; a real cluster
 images      | 30 | deploy/Dockerfile built by buildah on a base of debootstrap, its programs started
 upgrade     | 20 | the previous version built beside this one; mixed clusters, a rolling upgrade
 '
@@ -110,7 +110,7 @@ lane_asan() {
     -DCMAKE_CXX_COMPILER=clang++
   cmake --build build-asan -j "$jobs"
   # A few hundred seeds: the sim lane runs the thousands.
-  export SIMM_SIM_SEEDS=100 ASAN_OPTIONS=detect_stack_use_after_return=1
+  export SIMM_SIM_SEEDS=80 ASAN_OPTIONS=detect_stack_use_after_return=1
   run_ctest build-asan -j "$jobs" -LE '^(tidy|rdma)$'
 }
 
@@ -156,6 +156,10 @@ lane_rdma() {
   tests/rdma/vm.sh --timeout 200 python3 bench/compare_verbs.py --build build --rounds 1 --smoke
   python_package
   tests/rdma/vm.sh --timeout 200 "$venv/bin/python" client/python/tests/rdma_check.py
+  # The processor is emulated: all times of the cluster are five times as long.
+  SIMM_SURVIVE_PACE=5 tests/rdma/vm.sh --timeout 400 "$venv/bin/python" \
+    tests/survive/survive.py --transport verbs --servers 3 --rate 20 --minutes 1 \
+    --seed "${SIMM_SURVIVE_SEED:-1}"
 }
 
 lane_python() {
