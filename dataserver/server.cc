@@ -255,6 +255,7 @@ void Server::OnTable(std::shared_ptr<const RouteTable> table) {
   if (const uint64_t dropped = pool_->BindTo(table->version().cluster); dropped > 0) {
     SIMM_LOG_WARN("the pool held {} entries of another cluster: they are dropped", dropped);
   }
+  SetLogField("cluster", simm::ToString(table->version().cluster));
   {
     MutexLock lock(rows_mutex_);
     migrator_->OnTable(table, registered_as_);
