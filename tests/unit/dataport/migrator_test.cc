@@ -83,8 +83,8 @@ bool WaitFor(Condition condition) {
 // Each message takes 20 ms, as with a source that has little processor time.
 class SlowConnection final : public WrappedConnection {
  public:
-  explicit SlowConnection(std::unique_ptr<Connection> inner)
-      : WrappedConnection(std::move(inner), inner->capabilities(), nullptr) {}
+  SlowConnection(std::unique_ptr<Connection> inner, const transport::Capabilities& capabilities)
+      : WrappedConnection(std::move(inner), capabilities, nullptr) {}
   Status Post(std::span<const transport::WorkItem> items) override {
     std::this_thread::sleep_for(20ms);
     return inner().Post(items);
@@ -129,7 +129,8 @@ class MigratorTest : public testing::Test {
               auto connection =
                   tcp_.Connect(address_, {sessions_.Open("destination"), kIncarnation}, 2s);
               if (!slow_ || !connection.ok()) return connection;
-              return {std::make_unique<SlowConnection>(*std::move(connection))};
+              const transport::Capabilities capabilities = (*connection)->capabilities();
+              return {std::make_unique<SlowConnection>(*std::move(connection), capabilities)};
             },
             .on_pulled = [this] { pulled_.fetch_add(1); }});
   }
