@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/base/mutex.h"
 #include "common/transport/tcp/tcp_transport.h"
 #include "dataserver/data_service.h"
 #include "tests/support/pool_driver.h"
@@ -108,10 +109,18 @@ class MigratorTest : public testing::Test {
     auto acceptor =
         tcp_.Listen("127.0.0.1:0", "--data-listen",
                     [this](const transport::SessionTag& tag) { return sessions_.Check(tag); });
-    address_ = (*acceptor)->Address();
+    SetAddress((*acceptor)->Address());
     std::vector<std::unique_ptr<transport::Acceptor>> acceptors;
     acceptors.push_back(std::move(*acceptor));
     service_ = std::make_unique<DataService>(context_, std::move(acceptors), 1);
+  }
+  void SetAddress(std::string address) {
+    MutexLock lock(address_mutex_);
+    address_ = std::move(address);
+  }
+  std::string Address() {
+    MutexLock lock(address_mutex_);
+    return address_;
   }
   void Fill(int count, uint64_t bytes = kBytes) {
     for (int i = 0; i < count; ++i) ASSERT_EQ(PutHashed(*source_, KeyOf(i), bytes), Code::kOk);
@@ -127,7 +136,7 @@ class MigratorTest : public testing::Test {
               connects_.fetch_add(1);
               if (unreachable_.load()) return Status(Code::kUnavailable, "unplugged");
               auto connection =
-                  tcp_.Connect(address_, {sessions_.Open("destination"), kIncarnation}, 2s);
+                  tcp_.Connect(Address(), {sessions_.Open("destination"), kIncarnation}, 2s);
               if (!slow_ || !connection.ok()) return connection;
               const transport::Capabilities capabilities = (*connection)->capabilities();
               return {std::make_unique<SlowConnection>(*std::move(connection), capabilities)};
@@ -153,7 +162,8 @@ class MigratorTest : public testing::Test {
   DataMetrics metrics_;
   std::atomic<ServerId> self_{kSource};
   DataContext context_{*source_, sessions_, map_, metrics_, MonotonicClock::Get(), self_};
-  std::string address_;
+  Mutex address_mutex_;  // a pull may be connecting while the source starts anew
+  std::string address_ SIMM_GUARDED_BY(address_mutex_);
   std::unique_ptr<DataService> service_;
   std::atomic<int> connects_{0};
   std::atomic<int> pulled_{0};
