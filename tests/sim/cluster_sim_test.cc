@@ -29,14 +29,16 @@ uint64_t EnvOr(const char* name, uint64_t fallback) {
 
 // Every other seed on the chaos transport.
 ClusterCounts RunSeed(uint64_t seed, Mistakes mistakes = {}) {
+  transport::SimNetwork pulls(seed + 2);
+  transport::SimTransport tcp(pulls);
   if (seed % 2 == 0) {
     transport::ChaosNetwork network(seed + 1);
     transport::ChaosTransport transport(network);
-    return World(seed, transport, mistakes).Run();
+    return World(seed, transport, tcp, mistakes).Run();
   }
   transport::SimNetwork network(seed + 1);
   transport::SimTransport transport(network);
-  return World(seed, transport, mistakes).Run();
+  return World(seed, transport, tcp, mistakes).Run();
 }
 
 TEST(ClusterSim, HoldsItsInvariants) {
@@ -55,11 +57,13 @@ TEST(ClusterSim, HoldsItsInvariants) {
   std::printf(
       "%llu seeds: %llu calls, %llu acknowledged, %llu hits (%llu judged exactly), %llu misses, "
       "%llu failed writes, %llu deadlines, %llu lanes broken; %llu epochs, %llu adoptions, %llu "
-      "kills, %llu warm and %llu cold starts, %llu rounds frozen; settled in %llu %% of the time\n",
+      "kills, %llu warm and %llu cold starts, %llu rounds frozen; settled in %llu %% of the time; "
+      "%llu entries pulled, %llu hits at sources, %llu at replicas\n",
       n(count), n(total.calls), n(total.acknowledged), n(total.hits), n(total.exact),
       n(total.misses), n(total.failed), n(total.late), n(total.broken), n(total.epochs),
       n(total.adoptions), n(total.kills), n(total.warm), n(total.cold), n(total.frozen),
-      n(100 * total.settled_turns / std::max<uint64_t>(1, total.turns)));
+      n(100 * total.settled_turns / std::max<uint64_t>(1, total.turns)), n(total.pulled),
+      n(total.from_sources), n(total.from_replicas));
 }
 
 // A mistake must show as what it is within so many seeds.

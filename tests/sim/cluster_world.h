@@ -22,6 +22,7 @@
 #include "manager/membership.h"
 #include "manager/servers_first.h"
 #include "tests/sim/client_world.h"
+#include "tests/sim/cluster_pulls.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/pool_folder.h"
 
@@ -29,8 +30,6 @@
 // over a store that may fail, data servers with their pools in files and their data sessions,
 // clients with the library's lanes and exchanges, and the map on its way between them.
 namespace simm::sim {
-
-using Table = std::shared_ptr<const RouteTable>;
 
 // Known-wrong variants of the code, to see that the simulation catches them.
 struct Mistakes {
@@ -44,7 +43,7 @@ struct Mistakes {
 struct ClusterCounts {
   uint64_t calls = 0, acknowledged = 0, hits = 0, misses = 0, failed = 0, exact = 0, late = 0,
            broken = 0, epochs = 0, adoptions = 0, warm = 0, cold = 0, kills = 0, frozen = 0,
-           settled_turns = 0, turns = 0;
+           settled_turns = 0, turns = 0, pulled = 0, from_sources = 0, from_replicas = 0;
   void Add(const ClusterCounts& o);
 };
 
@@ -106,17 +105,20 @@ class Node {
   uint64_t life = 0;
   bool paused = false;
   Instant wakes_at{};
-  bool migrates = false;
+  bool migrates = true;  // false: an older version
   MapFeed feed;
   Id128 boot;
   std::atomic<ServerId> self{kNoServer};
   dataserver::Pool& pool() { return *pool_; }
   rpc::RegisterRequest Request() const;
+  void OnRegistered(ServerId id);
+  void TalkSoon();  // with the manager
 
  private:
   void Talk();  // with the manager
   void Tick();
   void OnTable();
+  void Housekeep();
 
   World& world_;
   PoolFolder folder_;
@@ -127,7 +129,9 @@ class Node {
   std::unique_ptr<transport::LocalRegion> index_region_, data_region_;
   MapHolder map_;
   std::unique_ptr<dataserver::DataContext> context_;
-  std::unique_ptr<transport::Acceptor> acceptor_;
+  std::unique_ptr<Puller> puller_;  // none: it cannot migrate
+  ServerId registered_as_ = kNoServer;
+  std::unique_ptr<transport::Acceptor> acceptor_, tcp_acceptor_;
   std::vector<std::unique_ptr<dataserver::DataSession>> connections_;
   std::map<uint64_t, int> clients_;  // place of each session's
   Instant last_tick_, talk_at_;
@@ -183,7 +187,9 @@ class ClusterClient;
 // Time, the network, all processes and what is known about all of them. One-thread.
 class World {
  public:
-  World(uint64_t seed, transport::Transport& transport, Mistakes mistakes);
+  // `tcp` carries the pulls between servers, `transport` what clients do.
+  World(uint64_t seed, transport::Transport& transport, transport::Transport& tcp,
+        Mistakes mistakes);
   ~World();
 
   ClusterCounts Run();
@@ -208,9 +214,12 @@ class World {
   FakeClock clock;
   Random random;
   transport::Transport& transport;
+  transport::Transport& tcp;
   const Mistakes mistakes;
   History history;
   ClusterCounts counts;
+  const manager::MembershipOptions membership;
+  const bool older_servers;  // some cannot migrate
   SimManager manager;
   std::vector<std::unique_ptr<Node>> nodes;
   std::vector<std::unique_ptr<ClusterClient>> clients;

@@ -13,6 +13,7 @@
 
 #include "common/transport/tcp/tcp_transport.h"
 #include "dataserver/data_service.h"
+#include "tests/support/fake_clock.h"
 #include "tests/support/pool_driver.h"
 
 namespace simm::dataserver {
@@ -257,6 +258,32 @@ TEST_F(MigratorTest, TheThrottleHoldsAndStopDoesNotWaitForIt) {
   EXPECT_GE(MonotonicClock::Get().Now() - begin, 900ms);
   EXPECT_LT(migrator_->Progress().entries_pulled, 500u);
   migrator_->Stop();
+}
+
+TEST_F(MigratorTest, WithoutThreadsItsDriverPullsAndMayGiveUp) {
+  Fill(20);
+  bool gives_up = true;
+  const auto connect = [this](const ServerRecord&, const MapVersion&) {
+    return tcp_.Connect(address_, {sessions_.Open("destination"), kIncarnation}, 2s);
+  };
+  migrator_ = std::make_unique<Migrator>(
+      *destination_,
+      Migrator::Options{.connect = connect, .threads = 0, .gives_up = [&] { return gives_up; }});
+  FakeClock clock;
+  EXPECT_EQ(migrator_->NextDue(), kForever);
+  EXPECT_FALSE(migrator_->PullNext(clock)) << "before there is a map";
+  Move();
+  EXPECT_LE(migrator_->NextDue(), clock.Now());
+  EXPECT_TRUE(migrator_->PullNext(clock));
+  EXPECT_EQ(migrator_->Progress().entries_pulled, 0u) << "the lane was given up";
+  EXPECT_EQ(migrator_->failures(), 1u);
+  EXPECT_FALSE(migrator_->PullNext(clock)) << "not before the pause is over";
+  gives_up = false;
+  clock.Advance(limits::kPullRetryMin);
+  EXPECT_EQ(migrator_->NextDue(), clock.Now());
+  EXPECT_TRUE(migrator_->PullNext(clock));
+  EXPECT_EQ(migrator_->Progress().entries_pulled, 20u);
+  EXPECT_EQ(migrator_->NextDue(), kForever);
 }
 
 TEST_F(MigratorTest, ASourceAnswersReadsAndRefusesWrites) {
