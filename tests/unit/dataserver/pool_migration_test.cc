@@ -99,6 +99,26 @@ TEST_F(PoolMigrationTest, WhatIsOlderThanThePullGivesWay) {
   EXPECT_EQ(pool_->Usage().entries, 2u);
 }
 
+TEST_F(PoolMigrationTest, APutIntoWhatWasGrantedBeforeTheShardCameIsNewer) {
+  const auto grant = pool_->Allocate(HashOf("a"), 0, "a", kBytes);
+  ASSERT_TRUE(grant.ok());
+  const auto commit = [&](const Grant& to) {
+    FillValue(to.value, "a", 2);
+    return pool_->Commit(to, HashOf("a"), 0, "a", PutMode::kReplace, Xxh3_64(to.value), {});
+  };
+  pool_->SetPulling(AllShards());
+  ASSERT_EQ(commit(*grant), Code::kOk);
+  EXPECT_EQ(pool_->WantsPulled(Facts("a", 1)), Code::kExists);
+  EXPECT_EQ(Pull(Facts("a", 1), 1), Code::kExists);
+  EXPECT_EQ(Get(*pool_, "a", 2), Code::kOk);
+  // Of another source it is older.
+  pool_->SetPulling({});
+  pool_->SetPulling(AllShards());
+  EXPECT_EQ(pool_->WantsPulled(Facts("a", 3)), Code::kOk);
+  EXPECT_EQ(Pull(Facts("a", 3), 3), Code::kOk);
+  EXPECT_EQ(Get(*pool_, "a", 3), Code::kOk);
+}
+
 TEST_F(PoolMigrationTest, ARemovalStaysUntilTheShardHasNoSource) {
   pool_->SetPulling(AllShards());
   ASSERT_EQ(Put(*pool_, "here", kBytes), Code::kOk);
