@@ -34,6 +34,16 @@ Code ClusterClient::Do(Kind kind, const std::string& key, uint64_t* version,
   return code;
 }
 
+Code ClusterClient::TryReplace(const std::string& key, Instant deadline,
+                               const std::function<void()>& turn) {
+  auto call = Make(Kind::kReplace, {key});
+  call->deadline = deadline;
+  while (!Drive(*call)) turn();
+  const Code code = call->items[0].result.code;
+  Conclude(*call);
+  return code;
+}
+
 void ClusterClient::ExpectExact(const std::function<void()>& turn) {
   // A replacement that was given up may still be stored over one that has begun since (client.h):
   // what is under way ends first.

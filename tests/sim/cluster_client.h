@@ -32,6 +32,15 @@ class ClusterClient {
   uint64_t wrong_touches() const { return wrong_touches_; }
   // On a calm cluster: a replacement, a read and a removal of each own key are exact.
   void ExpectExact(const std::function<void()>& turn);
+  // Until there is an answer; `turn` moves the world on. Get: it must be that version.
+  Code Replace(const std::string& key, uint64_t* version, const std::function<void()>& turn) {
+    return Do(Kind::kReplace, key, version, turn);
+  }
+  Code Get(const std::string& key, uint64_t version, const std::function<void()>& turn) {
+    return Do(Kind::kGet, key, &version, turn);
+  }
+  // One call.
+  Code TryReplace(const std::string& key, Instant deadline, const std::function<void()>& turn);
 
   const int place;
   MapFeed feed;
@@ -67,6 +76,7 @@ class ClusterClient {
     std::optional<client::KeyPlans> plans;  // of items, for shape
     std::vector<std::unique_ptr<Part>> parts;
     std::vector<std::set<uint64_t>> superseded;  // as each get began
+    std::set<ServerId> unheard;                  // no answer was to be had there
     Instant began, deadline, next_round;
     uint64_t era = 0;
     bool settled = false;  // as it began
@@ -87,7 +97,7 @@ class ClusterClient {
   std::unique_ptr<client::Lane> TakeLane(Peer& peer);
   void Start(Running& call, Part& part);
   void OnFailed(Running& call, Part& part);
-  void EndPart(Part& part, bool answered);
+  void EndPart(Running& call, Part& part, bool answered);
   bool Drive(Running& call);
   void DrivePart(Running& call, Part& part);
   void GiveUp(Running& call);

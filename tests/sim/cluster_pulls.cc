@@ -1,6 +1,7 @@
 // Pulls between the data servers of a simulated cluster.
 #include "tests/sim/cluster_pulls.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/base/check.h"
@@ -12,7 +13,7 @@ using namespace std::chrono_literals;
 
 namespace {
 constexpr size_t kPulls = 2;  // at once
-constexpr int kMovesPerStep = 3;
+constexpr int kMovesPerStep = 2;
 }  // namespace
 
 Fiber::Fiber(std::function<void(Fiber&)> body)
@@ -41,7 +42,7 @@ void Fiber::Yield() {
 }
 
 Puller::Puller(World& world, Node& node, dataserver::Pool& pool)
-    : world_(world), node_(node), migrator_(pool, Options()) {}
+    : world_(world), node_(node), pace_(1 + world.random.Below(8)), migrator_(pool, Options()) {}
 
 Puller::~Puller() {
   ending_ = true;
@@ -79,9 +80,23 @@ Result<std::unique_ptr<transport::Connection>> Puller::Connect(const ServerRecor
       std::make_unique<RegisteringConnection>(world_.tcp, *std::move(connection)));
 }
 
+std::vector<uint32_t> Puller::Pulled(const RouteTable& table) const {
+  return world_.mistakes.claim_pulled ? WithSource(table) : migrator_.Pulled(table);
+}
+
+std::vector<uint32_t> Puller::WithSource(const RouteTable& table) const {
+  std::vector<uint32_t> shards;
+  for (uint32_t shard = 0; shard < limits::kShards; ++shard) {
+    for (const ShardOwner& owner : table.Owners(shard)) {
+      if (owner.server == node_.self.load() && owner.source != kNoServer) shards.push_back(shard);
+    }
+  }
+  return shards;
+}
+
 void Puller::Step() {
-  const bool due = migrator_.NextDue() <= world_.Now();
-  bool waits = due;
+  if (world_.mistakes.claim_pulled) return;
+  bool waits = migrator_.NextDue() <= world_.Now();
   for (Pull& pull : pulls_) {
     if (pull.busy) {
       Move(pull);
@@ -103,13 +118,27 @@ void Puller::Step() {
   });
 }
 
+bool Puller::idle() const {
+  return std::none_of(pulls_.begin(), pulls_.end(), [](const Pull& pull) { return pull.busy; });
+}
+
+// All that is here counts as older than what the sources have.
+void Puller::ForgetWhatIsNewer() {
+  node_.pool().SetPulling({});
+  node_.pool().SetPulling(WithSource(*node_.feed.held()));
+}
+
 // Answers that do not come through are waited for, for a while.
 void Puller::Move(Pull& pull) {
   if (pull.source == 0 || world_.Reaches(pull.source, node_.place)) pull.last_moved = world_.Now();
   pull.given_up = world_.Now() - pull.last_moved > limits::kPullStalled;
   if (pull.last_moved != world_.Now() && !pull.given_up) return;
+  if (!world_.random.OneIn(pace_ * world_.pull_pace)) return;
   running_ = &pull;
-  for (int i = 0; i < kMovesPerStep && pull.busy; ++i) pull.fiber->Resume();
+  for (int i = 0; i < kMovesPerStep && pull.busy; ++i) {
+    if (world_.mistakes.pull_overwrites) ForgetWhatIsNewer();
+    pull.fiber->Resume();
+  }
 }
 
 }  // namespace simm::sim

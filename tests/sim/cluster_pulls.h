@@ -42,7 +42,8 @@ class Puller {
 
   void OnTable(Table table, ServerId self) { migrator_.OnTable(std::move(table), self); }
   void Step();
-  std::vector<uint32_t> Pulled(const RouteTable& table) const { return migrator_.Pulled(table); }
+  bool idle() const;  // holds nothing of the pool
+  std::vector<uint32_t> Pulled(const RouteTable& table) const;
 
  private:
   struct Pull {
@@ -55,9 +56,12 @@ class Puller {
   dataserver::Migrator::Options Options();
   Result<std::unique_ptr<transport::Connection>> Connect(const ServerRecord& source);
   void Move(Pull& pull);
+  void ForgetWhatIsNewer();
+  std::vector<uint32_t> WithSource(const RouteTable& table) const;  // of this server's shards
 
   World& world_;
   Node& node_;
+  const uint64_t pace_;  // moves in one of so many steps
   bool ending_ = false;
   Pull* running_ = nullptr;
   dataserver::Migrator migrator_;

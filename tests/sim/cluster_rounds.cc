@@ -32,7 +32,7 @@ std::vector<Errand> ClusterClient::Errands(Running& call, const RouteTable& tabl
   for (CallItem& item : call.items) {
     if (item.done) continue;
     const auto row = table.Owners(ShardOf(item.hash));
-    if (call.plans->Wants(item, row) && !beyond) {
+    if (call.plans->Wants(item, row) && !beyond && !world_.mistakes.ask_only_owner) {
       call.plans->Plan(item, row, standing_of, &errands);
       continue;
     }
@@ -74,7 +74,7 @@ void ClusterClient::Start(Running& call, Part& part) {
   if (part.lane == nullptr) {
     if (peer != nullptr && world_.Now() >= peer->shunned_until)
       peer->shunned_until = world_.Now() + Duration(random_.Below(300'000'000));
-    return EndPart(part, false);
+    return EndPart(call, part, false);
   }
   client::CallShape shape = call.shape;
   shape.tell_removed = (part.way & Errand::kTellRemoved) != 0;
@@ -98,15 +98,16 @@ void ClusterClient::OnFailed(Running& call, Part& part) {
   }
   part.lane->Close();
   part.lane.reset();
-  if (heard || ++part.attempts >= kAttempts) return EndPart(part, false);
+  if (heard || ++part.attempts >= kAttempts) return EndPart(call, part, false);
   std::erase_if(part.items, [](const CallItem* item) { return item->done; });
   part.exchange.reset();
   Start(call, part);
 }
 
 // Undone items are repeated in the next round where the server has answered.
-void ClusterClient::EndPart(Part& part, bool answered) {
+void ClusterClient::EndPart(Running& call, Part& part, bool answered) {
   part.over = true;
+  if (!answered) call.unheard.insert(part.server);
   if (part.lane) {
     part.lane->Detach();
     Release(part.server, std::move(part.lane));
@@ -126,7 +127,7 @@ void ClusterClient::DrivePart(Running& call, Part& part) {
     part.lane->connection().Progress();
     part.exchange->Advance();
     if (part.exchange->failed()) return OnFailed(call, part);
-    if (part.exchange->finished() && !part.exchange->unsent()) EndPart(part, true);
+    if (part.exchange->finished() && !part.exchange->unsent()) EndPart(call, part, true);
   }
 }
 
@@ -186,7 +187,7 @@ void ClusterClient::SpareSilent(Running& call) {
     const bool unsent = part->exchange->unsent();
     lane->Detach();
     if (unsent) lane->Close();
-    EndPart(*part, false);
+    EndPart(call, *part, false);
     late_.push_back({part->server, std::move(lane), static_cast<int>(random_.Below(60))});
   }
 }

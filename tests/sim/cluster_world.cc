@@ -19,7 +19,7 @@ namespace {
 
 constexpr int kClients = 3;
 constexpr size_t kMostNodes = 5;
-constexpr int kTurns = 1500;
+constexpr int kTurns = 1100;
 constexpr int kFirstClient = 100;  // places in the network
 
 // One owner a shard in most clusters: rows of several cost the manager more.
@@ -38,7 +38,8 @@ void ClusterCounts::Add(const ClusterCounts& o) {
   failed += o.failed, exact += o.exact, late += o.late, broken += o.broken, epochs += o.epochs;
   adoptions += o.adoptions, warm += o.warm, cold += o.cold, kills += o.kills, frozen += o.frozen;
   settled_turns += o.settled_turns, turns += o.turns, pulled += o.pulled;
-  from_sources += o.from_sources, from_replicas += o.from_replicas;
+  from_sources += o.from_sources, from_replicas += o.from_replicas, deaths += o.deaths;
+  drains += o.drains, losses += o.losses;
 }
 
 World::World(uint64_t seed, transport::Transport& on, transport::Transport& for_pulls,
@@ -230,8 +231,9 @@ void World::Turn() {
   LookWhetherSettled();
   for (const auto& client : clients) client->Step();
   LookWhetherSettled();
-  last_advance =
-      random.OneIn(40) ? Duration(random.Below(1'000'000'000)) : Duration(random.Below(3'000'000));
+  last_advance = Duration(random.Below(3'000'000));
+  if (random.OneIn(long_steps_))
+    last_advance = Duration(random.Below(static_cast<uint64_t>(longest_step_.count())));
   clock.Advance(last_advance);
 }
 
@@ -242,6 +244,7 @@ ClusterCounts World::Run() {
   }
   if (!Failed()) Heal();
   if (!Failed()) ExpectServed();
+  if (!Failed()) ExpectOneFault();
   if (!Failed()) End();
   return counts;
 }
@@ -258,6 +261,10 @@ void World::Heal() {
     node->Start();
     manager.Drain(node->name, /*undrain=*/true);
   }
+  WaitUntilWhole();
+}
+
+void World::WaitUntilWhole() {
   const Instant end = Now() + 60s;
   size_t there = 0;
   bool moves = true;
@@ -266,6 +273,8 @@ void World::Heal() {
     there = 0;
     if (manager.members() == nullptr) continue;
     moves = manager.members()->shards_moving() > 0;
+    if (!older_servers && membership.replicas <= nodes.size())
+      moves |= manager.members()->shards_under_replicated() > 0;
     for (const ServerRecord& record : manager.members()->state().map.servers) {
       there += record.state == ServerState::kAlive && Find(record) != nullptr;
     }

@@ -38,12 +38,17 @@ struct Mistakes {
   bool forget_late_lanes = false;    // memory is the caller's again while it is written to
   bool commit_unwritten = false;     // puts commit values that they have not written
   bool sessions_never_end = false;   // servers keep what the dead have held
+  bool drop_sources_early = false;   // a source lets go of its shards before E+2
+  bool pull_overwrites = false;      // what is pulled wins over what was put since
+  bool ask_only_owner = false;       // clients leave the source out
+  bool claim_pulled = false;         // servers say "pulled" and have not
 };
 
 struct ClusterCounts {
   uint64_t calls = 0, acknowledged = 0, hits = 0, misses = 0, failed = 0, exact = 0, late = 0,
            broken = 0, epochs = 0, adoptions = 0, warm = 0, cold = 0, kills = 0, frozen = 0,
-           settled_turns = 0, turns = 0, pulled = 0, from_sources = 0, from_replicas = 0;
+           settled_turns = 0, turns = 0, pulled = 0, from_sources = 0, from_replicas = 0,
+           deaths = 0, drains = 0, losses = 0;
   void Add(const ClusterCounts& o);
 };
 
@@ -102,6 +107,7 @@ class Node {
 
   const std::string name;
   const int place;  // in the network
+  int zone() const { return place % 3; }
   uint64_t life = 0;
   bool paused = false;
   Instant wakes_at{};
@@ -225,6 +231,7 @@ class World {
   std::vector<std::unique_ptr<ClusterClient>> clients;
   std::set<std::pair<int, int>> cuts;
   bool calm = false;
+  uint64_t pull_pace = 1;  // pulls move in one of so many steps
   Duration last_advance{};
   uint64_t last_version = 0;
   // Versions that have been acknowledged, and those of them that lie behind a later one of the same
@@ -239,6 +246,17 @@ class World {
   void Heal();
   void LookWhetherSettled();
   void ExpectServed();
+  void WaitUntilWhole();  // all are there, hold the newest map, and no shard is on its way
+  // cluster_checks.cc: one thing that happens to a cluster that is well otherwise.
+  void ExpectOneFault();
+  void ExpectNewOwnerInTime();
+  void ExpectDrainLosesNothing();
+  void ExpectLossOfAZoneIsRepaired();
+  bool ExpectHits(const std::map<std::string, uint64_t>& versions, const char* after);
+  std::map<std::string, uint64_t> PutSome(const std::string& prefix);
+  bool IsWhole(const std::string& key, int without_zone) const;
+  Node* OwnerOf(const std::string& key, size_t place) const;
+  void Rest(Duration time);
   void End();
   void AddNode();
 
@@ -249,6 +267,8 @@ class World {
   rpc::UpdateCache cache_{true};
   bool settled_ = false;
   uint64_t era_ = 0;
+  Duration longest_step_ = std::chrono::seconds(1);  // now and then
+  uint64_t long_steps_ = 40;                         // one in so many
 };
 
 }  // namespace simm::sim
