@@ -107,32 +107,51 @@ void Migrator::Run() {
       }
       if (stopping_.load()) return;
     }
-    const Instant begin = clock.Now();
-    Tally tally;
-    const Status status = RunJob(*job, &tally);
-    const Duration took = clock.Now() - begin;
-    nanos_.fetch_add(took.count(), std::memory_order_relaxed);
-    if (status.ok()) {
-      for (const PullOutcome outcome : {PullOutcome::kNoRoom, PullOutcome::kDamaged}) {
-        const auto at = static_cast<size_t>(outcome);
-        entries_[at].fetch_add(tally.entries[at], std::memory_order_relaxed);
-      }
-      bytes_given_up_.fetch_add(tally.bytes_given_up, std::memory_order_relaxed);
-    }
-    {
-      MutexLock lock(mutex_);
-      if (status.ok()) {
-        plan_.Done(*job);
-      } else if (status.code() == Code::kBusy) {
-        plan_.NotReady(*job, clock.Now());
-      } else {
-        plan_.Failed(*job, clock.Now());
-      }
-      changed_.NotifyAll();
-    }
-    Report(*job, status, tally, took);
-    if (status.ok()) options_.on_pulled();
+    Pull(*job, clock);
   }
+}
+
+bool Migrator::PullNext(const Clock& clock) {
+  std::optional<PullJob> job;
+  {
+    MutexLock lock(mutex_);
+    job = plan_.Next(clock.Now());
+  }
+  if (job) Pull(*job, clock);
+  return job.has_value();
+}
+
+Instant Migrator::NextDue() const {
+  MutexLock lock(mutex_);
+  return plan_.NextDue();
+}
+
+void Migrator::Pull(const PullJob& job, const Clock& clock) {
+  const Instant begin = clock.Now();
+  Tally tally;
+  const Status status = RunJob(job, &tally);
+  const Duration took = clock.Now() - begin;
+  nanos_.fetch_add(took.count(), std::memory_order_relaxed);
+  if (status.ok()) {
+    for (const PullOutcome outcome : {PullOutcome::kNoRoom, PullOutcome::kDamaged}) {
+      const auto at = static_cast<size_t>(outcome);
+      entries_[at].fetch_add(tally.entries[at], std::memory_order_relaxed);
+    }
+    bytes_given_up_.fetch_add(tally.bytes_given_up, std::memory_order_relaxed);
+  }
+  {
+    MutexLock lock(mutex_);
+    if (status.ok()) {
+      plan_.Done(job);
+    } else if (status.code() == Code::kBusy) {
+      plan_.NotReady(job, clock.Now());
+    } else {
+      plan_.Failed(job, clock.Now());
+    }
+    changed_.NotifyAll();
+  }
+  Report(job, status, tally, took);
+  if (status.ok()) options_.on_pulled();
 }
 
 void Migrator::Report(const PullJob& job, const Status& status, const Tally& tally, Duration took) {
@@ -174,7 +193,8 @@ void Migrator::Count(PullOutcome outcome, uint64_t value_bytes, Tally* tally) {
 Status Migrator::RunJob(const PullJob& job, Tally* tally) {
   auto connection = options_.connect(job.source, job.table->version());
   if (!connection.ok()) return connection.status();
-  PullLane lane(pool_, std::move(*connection), [this] { return stopping_.load(); });
+  PullLane lane(pool_, std::move(*connection),
+                [this] { return stopping_.load() || options_.gives_up(); });
   std::unordered_map<NamespaceId, uint64_t> seeds;
   for (const auto& [id, name] : job.table->contents().namespaces) seeds[id] = NamespaceSeed(name);
   protocol::ListRequest request;

@@ -165,7 +165,9 @@ Code Pool::Commit(const Grant& grant, const Hash128& hash, NamespaceId ns, std::
   const Slot slot =
       core.WriteEntry(grant.generation, offset, hash, ns, key, value_bytes, checksum, newer, hints);
   const Code code = core.Insert(grant.extent, slot, existing, hints.ttl_ms, now, std::nullopt);
-  return code == Code::kOk ? code : give_up(code);
+  if (code != Code::kOk) return give_up(code);
+  core.NotePut(grant, hash);
+  return code;
 }
 
 void Pool::Release(const PinnedValue& pinned) {

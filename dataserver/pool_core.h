@@ -1,5 +1,7 @@
 #pragma once
 
+#include <absl/container/flat_hash_map.h>
+
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -187,6 +189,19 @@ class Pool::Core {
     }
     if (!any) pulling = {};
   }
+  // The entry was published since the shard got the source whose PullingSince this is. Generations
+  // are given with the room for a value: that of an entry which was put into a lease from before
+  // the source does not show it.
+  bool IsNewer(const protocol::Slot& slot, uint64_t since) const SIMM_REQUIRES(mutex) {
+    const uint64_t generation = protocol::SlotWord{slot.word}.generation();
+    const auto late = late_puts.find(generation);
+    return generation >= since || (late != late_puts.end() && late->second == since);
+  }
+  // A client has put it.
+  void NotePut(const Grant& grant, const Hash128& hash) SIMM_REQUIRES(mutex) {
+    const uint64_t since = PullingSince(hash);
+    if (grant.generation < since) late_puts[grant.generation] = since;
+  }
   bool MayBury() const SIMM_REQUIRES(mutex) {
     return index.tombstones() < geometry.slots() / kTombstoneShare;
   }
@@ -211,6 +226,7 @@ class Pool::Core {
     load.value_bytes += slot.value_bytes;
   }
   void UncountLive(const protocol::Slot& slot) SIMM_REQUIRES(mutex) {
+    late_puts.erase(protocol::SlotWord{slot.word}.generation());
     live_value_bytes -= slot.value_bytes;
     ShardLoad& load = shard_loads[ShardOf(slot.fingerprint())];
     --load.entries;
@@ -297,6 +313,9 @@ class Pool::Core {
   };
   std::vector<Pulling> pulling SIMM_GUARDED_BY(mutex);  // by shard; empty: none
   Instant next_forgotten SIMM_GUARDED_BY(mutex) = kForever;
+  // Live entries whose generation is older than their shard's source, and that source's
+  // PullingSince: at most what was granted when it came.
+  absl::flat_hash_map<uint64_t, uint64_t> late_puts SIMM_GUARDED_BY(mutex);
   bool settled SIMM_GUARDED_BY(mutex) =
       false;  // EvictSome found nothing more to do since the last change
   std::vector<uint32_t> victims SIMM_GUARDED_BY(mutex);  // scratch

@@ -118,7 +118,7 @@ Code Pool::WantsPulled(const EntryFacts& entry) {
   }
   const Slot slot = core_->index.Load(id);
   const bool same = slot.value_bytes == entry.value_bytes && slot.checksum == entry.checksum;
-  return same || SlotWord{slot.word}.generation() >= since ? Code::kExists : Code::kOk;
+  return same || core_->IsNewer(slot, since) ? Code::kExists : Code::kOk;
 }
 
 bool Pool::HasRoomFor(const EntryFacts& entry, uint64_t on_the_way) {
@@ -146,8 +146,7 @@ Code Pool::CommitPulled(const Grant& grant, const EntryFacts& entry, const PutHi
   if (since == 0) {
     code = Code::kWrongOwner;
   } else if (existing != kNoSlot) {
-    const bool older = SlotWord{core.index.Load(existing).word}.generation() < since;
-    code = older ? Code::kOk : Code::kExists;
+    code = core.IsNewer(core.index.Load(existing), since) ? Code::kExists : Code::kOk;
   } else if (core.FindTombstone(entry.hash, entry.ns) != kNoSlot) {
     code = Code::kRemoved;
   }

@@ -14,6 +14,7 @@
 #include "common/base/mutex.h"
 #include "common/transport/tcp/tcp_transport.h"
 #include "dataserver/data_service.h"
+#include "tests/support/fake_clock.h"
 #include "tests/support/pool_driver.h"
 #include "tests/support/wrapped_connection.h"
 
@@ -296,6 +297,32 @@ TEST_F(MigratorTest, APullLeavesASlowSourceToItsReadersMostOfTheTime) {
   ASSERT_TRUE(WaitFor([&] { return migrator_->Progress().entries_pulled == 250; }));
   // 10 times 20 ms and 9 rests of 50 ms, the longest.
   EXPECT_GE(MonotonicClock::Get().Now() - begin, 600ms);
+}
+
+TEST_F(MigratorTest, WithoutThreadsItsDriverPullsAndMayGiveUp) {
+  Fill(20);
+  bool gives_up = true;
+  const auto connect = [this](const ServerRecord&, const MapVersion&) {
+    return tcp_.Connect(Address(), {sessions_.Open("destination"), kIncarnation}, 2s);
+  };
+  migrator_ = std::make_unique<Migrator>(
+      *destination_,
+      Migrator::Options{.connect = connect, .threads = 0, .gives_up = [&] { return gives_up; }});
+  FakeClock clock;
+  EXPECT_EQ(migrator_->NextDue(), kForever);
+  EXPECT_FALSE(migrator_->PullNext(clock)) << "before there is a map";
+  Move();
+  EXPECT_LE(migrator_->NextDue(), clock.Now());
+  EXPECT_TRUE(migrator_->PullNext(clock));
+  EXPECT_EQ(migrator_->Progress().entries_pulled, 0u) << "the lane was given up";
+  EXPECT_EQ(migrator_->failures(), 1u);
+  EXPECT_FALSE(migrator_->PullNext(clock)) << "not before the pause is over";
+  gives_up = false;
+  clock.Advance(limits::kPullRetryMin);
+  EXPECT_EQ(migrator_->NextDue(), clock.Now());
+  EXPECT_TRUE(migrator_->PullNext(clock));
+  EXPECT_EQ(migrator_->Progress().entries_pulled, 20u);
+  EXPECT_EQ(migrator_->NextDue(), kForever);
 }
 
 TEST_F(MigratorTest, ASourceAnswersReadsAndRefusesWrites) {
