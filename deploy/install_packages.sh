@@ -24,7 +24,7 @@ for flag in "$@"; do
     --deploy) packages+=(prometheus python3-venv systemd) ;;
     --browser) packages+=(chromium fonts-dejavu-core python3-venv) ;;
     --images) packages+=(buildah debootstrap python3-venv) ;;
-    --package) packages+=(debootstrap dpkg-dev file python3-venv) ;;
+    --package) packages+=(debootstrap dpkg-dev file help2man lintian man-db python3-venv) ;;
     --survive)
       packages+=(iproute2 nftables util-linux mount librsvg2-bin fonts-dejavu-core python3-venv)
       ;;

@@ -160,7 +160,12 @@ def parse(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Names
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=sorted(MODELS), help="instead of the four below")
+    parser.add_argument(
+        "--model",
+        choices=sorted(MODELS),
+        metavar="NAME",
+        help="instead of the four below: " + ", ".join(sorted(MODELS)),
+    )
     parser.add_argument("--layers", type=count)
     parser.add_argument("--kv-heads", type=count)
     parser.add_argument("--head-dim", type=count)

@@ -17,6 +17,44 @@ install(FILES ${units}/dev-shm-simm.mount DESTINATION /usr/lib/systemd/system CO
 install(PROGRAMS ${CMAKE_SOURCE_DIR}/deploy/size.py DESTINATION bin RENAME simm-size
         COMPONENT tools)
 
+# Manual pages are made of what --help says.
+find_program(HELP2MAN help2man)
+find_package(Python3 COMPONENTS Interpreter)
+set(pages ${CMAKE_CURRENT_BINARY_DIR}/man)
+if(HELP2MAN AND Python3_FOUND AND NOT SIMM_SANITIZE)
+  set(documented simm-manager simm-dataserver simmctl)
+  if(TARGET simm-bench)
+    list(APPEND documented simm-bench)
+  endif()
+  set(writer ${CMAKE_CURRENT_SOURCE_DIR}/man_pages.py)
+  add_custom_command(OUTPUT ${pages}/simmctl.1.gz
+    COMMAND ${Python3_EXECUTABLE} ${writer} $<TARGET_FILE_DIR:simmctl> ${PROJECT_VERSION} ${pages}
+    DEPENDS ${documented} ${writer} ${CMAKE_SOURCE_DIR}/deploy/size.py VERBATIM)
+  add_custom_target(manual_pages ALL DEPENDS ${pages}/simmctl.1.gz)
+  install(FILES ${pages}/simm-manager.8.gz DESTINATION share/man/man8 COMPONENT manager)
+  install(FILES ${pages}/simm-dataserver.8.gz DESTINATION share/man/man8 COMPONENT dataserver)
+  foreach(name simmctl simm-size simm-bench)
+    install(FILES ${pages}/${name}.1.gz DESTINATION share/man/man1 COMPONENT tools OPTIONAL)
+  endforeach()
+else()
+  message(STATUS "no help2man, or a build with sanitizers: packages are made without manual pages")
+endif()
+
+find_program(GZIP gzip REQUIRED)
+set(changelog ${CMAKE_CURRENT_BINARY_DIR}/changelog.gz)
+execute_process(COMMAND ${GZIP} -9nc ${CMAKE_CURRENT_SOURCE_DIR}/changelog
+                OUTPUT_FILE ${changelog} COMMAND_ERROR_IS_FATAL ANY)
+foreach(component common manager dataserver tools library development)
+  set(package simm-${component})
+  if(component STREQUAL library)
+    set(package libsimm${abi})
+  elseif(component STREQUAL development)
+    set(package libsimm-dev)
+  endif()
+  install(FILES ${CMAKE_CURRENT_SOURCE_DIR}/copyright ${changelog}
+          DESTINATION share/doc/${package} COMPONENT ${component})
+endforeach()
+
 # What the maintainers' scripts of one package say: written once, for both services.
 set(scripts ${CMAKE_CURRENT_BINARY_DIR}/scripts)
 foreach(part manager dataserver)
@@ -65,7 +103,8 @@ Lends the memory of a host to the cluster.")
 set(CPACK_DEBIAN_TOOLS_PACKAGE_NAME simm-tools)
 set(CPACK_DEBIAN_TOOLS_PACKAGE_RECOMMENDS "ibverbs-providers, python3")
 set(CPACK_COMPONENT_TOOLS_DESCRIPTION "SiMM, distributed memory for AI inference: tools
-simmctl shows and changes a cluster, simm-bench measures one, simm-size sizes one.")
+simmctl shows and changes a cluster, simm-bench measures one, simm-size
+says how large one must be.")
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_NAME libsimm${abi})
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_SECTION libs)
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_RECOMMENDS ibverbs-providers)
