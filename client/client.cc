@@ -309,14 +309,16 @@ KeyLocation Client::Locate(std::string_view key) const {
   for (const ShardOwner& owner : table->Owners(location.shard)) {
     const ServerRecord* const record = table->FindServer(owner.server);
     if (record == nullptr) continue;
+    const ServerRecord* const from = table->FindServer(owner.source);
+    const std::string source = from == nullptr ? "" : from->name;
     if (!location.server.empty()) {
       location.replicas.push_back(record->name);
+      location.replica_sources.push_back(source);
       continue;
     }
     location.server = record->name;
     location.address = record->data_address;
-    if (const ServerRecord* const source = table->FindServer(owner.source))
-      location.source = source->name;
+    location.source = source;
   }
   return location;
 }

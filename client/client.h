@@ -123,9 +123,10 @@ struct KeyLocation {
   std::string address;  // data address
   std::string hash;     // 32 hexadecimal digits
   // Names: the further owners, with replicas; and where the shard comes from while it moves to
-  // `server` (empty: it does not move).
+  // `server`, and to each of `replicas` (empty: it does not move there).
   std::vector<std::string> replicas;
   std::string source;
+  std::vector<std::string> replica_sources;
   uint64_t epoch = 0;  // of the map that says so
 };
 

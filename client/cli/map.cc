@@ -20,6 +20,7 @@ int Show(const Session& session, const std::string& text) {
                        {"address", location.address},
                        {"replicas", location.replicas},
                        {"source", location.source},
+                       {"replica_sources", location.replica_sources},
                        {"epoch", location.epoch},
                        {"hash", location.hash}});
   } else {
@@ -28,9 +29,14 @@ int Show(const Session& session, const std::string& text) {
     if (!location.server.empty()) {
       std::printf("server  %s at %s\n", location.server.c_str(), location.address.c_str());
     }
-    for (const std::string& name : location.replicas) std::printf("replica %s\n", name.c_str());
-    if (!location.source.empty()) {
-      std::printf("source  %s: the shard is on its way from there\n", location.source.c_str());
+    const auto show_source = [](const std::string& name) {
+      if (!name.empty())
+        std::printf("source  %s: the shard is on its way from there\n", name.c_str());
+    };
+    show_source(location.source);
+    for (size_t i = 0; i < location.replicas.size(); ++i) {
+      std::printf("replica %s\n", location.replicas[i].c_str());
+      show_source(location.replica_sources[i]);
     }
   }
   if (!location.server.empty()) return kDone;

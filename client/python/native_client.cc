@@ -345,6 +345,9 @@ nb::dict NativeClient::Locate(nb::handle key) {
   for (const std::string& name : location.replicas) replicas.append(name.c_str());
   out["replicas"] = replicas;
   out["source"] = location.source.c_str();
+  nb::list replica_sources;
+  for (const std::string& name : location.replica_sources) replica_sources.append(name.c_str());
+  out["replica_sources"] = replica_sources;
   out["epoch"] = location.epoch;
   return out;
 }

@@ -55,8 +55,10 @@ def commands_in_full(program: Path) -> str:
 
 
 def page(program: Path, section: int, about: str, version: str, folder: Path) -> bytes:
-    command = ["help2man", "--no-info", f"--section={section}", f"--name={about}",
-               f"--version-string={version}", f"--source=SiMM {version}", "--manual=SiMM"]  # fmt: skip
+    command = [
+        "help2man", "--no-info", f"--section={section}", f"--name={about}", "--manual=SiMM",
+        f"--version-string={version}", f"--source=SiMM {version}",
+    ]  # fmt: skip
     if program.name == "simmctl":
         include = folder / "commands.h2m"
         include.write_text(commands_in_full(program))

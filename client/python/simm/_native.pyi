@@ -20,6 +20,7 @@ class _Location(TypedDict):
     hash: str
     replicas: list[str]
     source: str
+    replica_sources: list[str]
     epoch: int
 
 class NativeClient:

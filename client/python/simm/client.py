@@ -377,7 +377,8 @@ class Client:
 
     def locate(self, key: Key) -> dict[str, Any]:
         """Shard, hash and owner ("server", "address") of a key; its further owners ("replicas"),
-        and where its shard comes from while it moves ("source")."""
+        and where its shard comes from while it moves, to the owner ("source") and to each of the
+        further ones ("replica_sources"); empty where it does not move."""
         return dict(self._native.locate(key))
 
 
