@@ -1,5 +1,8 @@
 #include "dataserver/migrator.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <string>
 #include <unordered_map>
@@ -12,6 +15,8 @@
 
 namespace simm::dataserver {
 namespace {
+
+constexpr int kPullNice = 10;
 
 protocol::MapStamp StampOf(const RouteTable& table) {
   return {table.version().term, table.version().epoch};
@@ -34,6 +39,7 @@ struct Migrator::Tally {
   std::array<uint64_t, kPullOutcomes> entries{};
   uint64_t bytes_pulled = 0;
   uint64_t bytes_given_up = 0;
+  Instant rests_until{};
 };
 
 Migrator::Migrator(Pool& pool, Options options)
@@ -84,6 +90,8 @@ rpc::MigrationProgress Migrator::Progress() const {
 }
 
 void Migrator::Run() {
+  // Readers on this host go first. Of this thread only, and always allowed.
+  (void)setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kPullNice);
   const Clock& clock = MonotonicClock::Get();
   while (true) {
     std::optional<PullJob> job;
@@ -99,32 +107,51 @@ void Migrator::Run() {
       }
       if (stopping_.load()) return;
     }
-    const Instant begin = clock.Now();
-    Tally tally;
-    const Status status = RunJob(*job, &tally);
-    const Duration took = clock.Now() - begin;
-    nanos_.fetch_add(took.count(), std::memory_order_relaxed);
-    if (status.ok()) {
-      for (const PullOutcome outcome : {PullOutcome::kNoRoom, PullOutcome::kDamaged}) {
-        const auto at = static_cast<size_t>(outcome);
-        entries_[at].fetch_add(tally.entries[at], std::memory_order_relaxed);
-      }
-      bytes_given_up_.fetch_add(tally.bytes_given_up, std::memory_order_relaxed);
-    }
-    {
-      MutexLock lock(mutex_);
-      if (status.ok()) {
-        plan_.Done(*job);
-      } else if (status.code() == Code::kBusy) {
-        plan_.NotReady(*job, clock.Now());
-      } else {
-        plan_.Failed(*job, clock.Now());
-      }
-      changed_.NotifyAll();
-    }
-    Report(*job, status, tally, took);
-    if (status.ok()) options_.on_pulled();
+    Pull(*job, clock);
   }
+}
+
+bool Migrator::PullNext(const Clock& clock) {
+  std::optional<PullJob> job;
+  {
+    MutexLock lock(mutex_);
+    job = plan_.Next(clock.Now());
+  }
+  if (job) Pull(*job, clock);
+  return job.has_value();
+}
+
+Instant Migrator::NextDue() const {
+  MutexLock lock(mutex_);
+  return plan_.NextDue();
+}
+
+void Migrator::Pull(const PullJob& job, const Clock& clock) {
+  const Instant begin = clock.Now();
+  Tally tally;
+  const Status status = RunJob(job, &tally);
+  const Duration took = clock.Now() - begin;
+  nanos_.fetch_add(took.count(), std::memory_order_relaxed);
+  if (status.ok()) {
+    for (const PullOutcome outcome : {PullOutcome::kNoRoom, PullOutcome::kDamaged}) {
+      const auto at = static_cast<size_t>(outcome);
+      entries_[at].fetch_add(tally.entries[at], std::memory_order_relaxed);
+    }
+    bytes_given_up_.fetch_add(tally.bytes_given_up, std::memory_order_relaxed);
+  }
+  {
+    MutexLock lock(mutex_);
+    if (status.ok()) {
+      plan_.Done(job);
+    } else if (status.code() == Code::kBusy) {
+      plan_.NotReady(job, clock.Now());
+    } else {
+      plan_.Failed(job, clock.Now());
+    }
+    changed_.NotifyAll();
+  }
+  Report(job, status, tally, took);
+  if (status.ok()) options_.on_pulled();
 }
 
 void Migrator::Report(const PullJob& job, const Status& status, const Tally& tally, Duration took) {
@@ -166,7 +193,8 @@ void Migrator::Count(PullOutcome outcome, uint64_t value_bytes, Tally* tally) {
 Status Migrator::RunJob(const PullJob& job, Tally* tally) {
   auto connection = options_.connect(job.source, job.table->version());
   if (!connection.ok()) return connection.status();
-  PullLane lane(pool_, std::move(*connection), [this] { return stopping_.load(); });
+  PullLane lane(pool_, std::move(*connection),
+                [this] { return stopping_.load() || options_.gives_up(); });
   std::unordered_map<NamespaceId, uint64_t> seeds;
   for (const auto& [id, name] : job.table->contents().namespaces) seeds[id] = NamespaceSeed(name);
   protocol::ListRequest request;
@@ -202,12 +230,12 @@ Status Migrator::PullPage(const PullJob& job, std::span<const EntryFacts> page, 
                           Tally* tally) {
   std::vector<EntryFacts> batch;
   uint64_t value_bytes = 0;
-  // At the source a batch is served in one go: at most what 1 ms of the bandwidth carries, so that
-  // clients who read there do not wait for long.
+  // At the source a batch is served in one go: at most what 1/4 ms of the bandwidth carries, so
+  // that clients who read there do not wait for long.
   const uint64_t batch_bytes =
       options_.bytes_per_s == 0
           ? limits::kPullBatchBytes
-          : std::clamp<uint64_t>(options_.bytes_per_s / 1024, 64 << 10, limits::kPullBatchBytes);
+          : std::clamp<uint64_t>(options_.bytes_per_s / 4096, 64 << 10, limits::kPullBatchBytes);
   size_t message_bytes = protocol::kKeysRequestHeadBytes;
   const auto fetch = [&] {
     const Status fetched = batch.empty() ? Status::Ok() : FetchBatch(job, batch, lane, tally);
@@ -250,12 +278,15 @@ Status Migrator::FetchBatch(const PullJob& job, std::span<const EntryFacts> batc
                             Tally* tally) {
   uint64_t bytes = 0;
   for (const EntryFacts& entry : batch) bytes += entry.value_bytes;
+  const Clock& clock = MonotonicClock::Get();
   Duration wait;
   {
     MutexLock lock(mutex_);
-    wait = throttle_.Take(bytes, MonotonicClock::Get().Now());
+    const Instant now = clock.Now();
+    wait = std::max<Duration>(throttle_.Take(bytes, now), tally->rests_until - now);
   }
   SIMM_RETURN_IF_ERROR(Wait(wait, lane));
+  const Instant begin = clock.Now();
   std::vector<PullLane::Fetched> fetched;
   SIMM_RETURN_IF_ERROR(lane.Fetch(batch, StampOf(*job.table), &fetched));
   for (size_t i = 0; i < batch.size(); ++i) {
@@ -286,6 +317,8 @@ Status Migrator::FetchBatch(const PullJob& job, std::span<const EntryFacts> batc
         Count(PullOutcome::kGone, entry.value_bytes, tally);
     }
   }
+  const Instant end = clock.Now();
+  if (options_.bytes_per_s != 0) tally->rests_until = end + RestAfter(end - begin);
   return Status::Ok();
 }
 

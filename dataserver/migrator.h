@@ -45,6 +45,8 @@ class Migrator {
     // A source has been pulled from: the manager is to hear of it.
     std::function<void()> on_pulled = [] {};
     size_t threads = limits::kPullThreads;
+    // Asked while a lane waits for its source; true: the lane is given up.
+    std::function<bool()> gives_up = [] { return false; };
   };
   // `pool` is borrowed.
   Migrator(Pool& pool, Options options);
@@ -53,6 +55,10 @@ class Migrator {
 
   // The map that is about to be in force: from here on, removals leave tombstones where they must.
   void OnTable(std::shared_ptr<const RouteTable> table, ServerId self);
+  // For a driver of its own (Options::threads 0): pulls from the next source that is due by this
+  // clock, until that has ended well or not. False: none was due.
+  bool PullNext(const Clock& clock);
+  Instant NextDue() const;  // when PullNext may have something; kForever: not before OnTable
   // Ascending: what has been pulled by the rows of `table`, at most limits::kMaxPulledShards.
   std::vector<uint32_t> Pulled(const RouteTable& table) const;
   rpc::MigrationProgress Progress() const;
@@ -66,6 +72,7 @@ class Migrator {
   struct Tally;
 
   void Run();
+  void Pull(const PullJob& job, const Clock& clock);
   Status RunJob(const PullJob& job, Tally* tally);
   Status PullPage(const PullJob& job, std::span<const EntryFacts> page, PullLane& lane,
                   Tally* tally);

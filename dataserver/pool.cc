@@ -160,12 +160,14 @@ Code Pool::Commit(const Grant& grant, const Hash128& hash, NamespaceId ns, std::
   }
 
   // Where nothing is replaced, equal keys have equal values, and the source's is as good.
-  const bool newer = core.PullingSince(hash) != 0 &&
-                     (mode == PutMode::kReplace || core.index.FindTombstone(hash, ns) != kNoSlot);
+  const bool newer = core.Remembers(hash) &&
+                     (mode == PutMode::kReplace || core.FindTombstone(hash, ns) != kNoSlot);
   const Slot slot =
       core.WriteEntry(grant.generation, offset, hash, ns, key, value_bytes, checksum, newer, hints);
   const Code code = core.Insert(grant.extent, slot, existing, hints.ttl_ms, now, std::nullopt);
-  return code == Code::kOk ? code : give_up(code);
+  if (code != Code::kOk) return give_up(code);
+  core.NotePut(grant, hash);
+  return code;
 }
 
 void Pool::Release(const PinnedValue& pinned) {
@@ -210,12 +212,13 @@ Code Pool::Remove(const Hash128& hash, NamespaceId ns, std::string_view key) {
   MutexLock lock(core_->mutex);
   const SlotId id = core_->Find(hash, ns, key);
   const bool pulling = core_->PullingSince(hash) != 0;
-  if (id == kNoSlot && (!pulling || core_->index.FindTombstone(hash, ns) != kNoSlot))
-    return Code::kMiss;
+  if (id == kNoSlot && (!pulling || core_->FindTombstone(hash, ns) != kNoSlot)) return Code::kMiss;
   if (pulling && !core_->MayBury()) return Code::kBusy;
   if (id != kNoSlot) {
     core_->Unpublish(id, now, Core::Bury::kAlways);
   } else {
+    const SlotId old = core_->index.FindTombstone(hash, ns);  // of an earlier pull
+    if (old != kNoSlot) core_->index.Unpublish(old, core_->NextGeneration());
     const SlotId free = core_->SlotFor(hash, now);
     if (free == kNoSlot) return Code::kBusy;
     core_->index.Bury(free, core_->TombstoneOf(hash, ns, key.size()));
@@ -298,12 +301,13 @@ uint64_t Pool::DropSome(uint64_t cursor, uint64_t* dropped, const Drop& drop) {
   Core& core = *core_;
   const Instant now = core.clock.Now();
   MutexLock lock(core.mutex);
+  if (cursor == 0) core.ForgetSources(now);
   const uint64_t all = core.index.all_slots();
   const uint64_t end = std::min(all, cursor + kSlotsPerStep);
   for (; cursor < end; ++cursor) {
     const SlotId id = static_cast<SlotId>(cursor);
     if (core.index.IsTombstone(id)) {
-      if (core.PullingSince(core.index.Load(id).fingerprint()) == 0)
+      if (!core.Remembers(core.index.Load(id).fingerprint()))
         core.index.Unpublish(id, core.NextGeneration());
       continue;
     }

@@ -262,7 +262,8 @@ class Pool {
   // Blocks up to `timeout` until EvictSome has work; for the evictor's thread.
   void WaitForEvictionWork(Duration timeout);
   // One bounded step of dropping live entries whose shard `owned` denies, and TOMBSTONES of shards
-  // without a source. The cursor starts at 0; done when it comes back as UINT64_MAX.
+  // that have had no source for a while. The cursor starts at 0; done when it comes back as
+  // UINT64_MAX.
   uint64_t DropShards(const std::function<bool(uint32_t shard)>& owned, uint64_t cursor);
 
   // The same for the live entries of a namespace; adds their number to *dropped. What is put while
@@ -274,6 +275,8 @@ class Pool {
   // The shards, ascending, whose owner this is and whose older values a source has. Of those that
   // are new here, what is live now counts as older than the source's.
   void SetPulling(std::span<const uint32_t> shards);
+  // When the next pass of DropShards ends TOMBSTONES without another SetPulling; kForever: never.
+  Instant NextTombstoneEnd() const;
   // Whether a value that the source has is wanted: kOk; kExists (it is here, or a newer one);
   // kRemoved (a TOMBSTONE); kWrongOwner (the shard has no source any more).
   Code WantsPulled(const EntryFacts& entry);

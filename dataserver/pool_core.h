@@ -1,5 +1,7 @@
 #pragma once
 
+#include <absl/container/flat_hash_map.h>
+
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -33,6 +35,9 @@ inline constexpr size_t kSpareHolds = 16;
 
 // Tombstones at most: this part of the slots.
 inline constexpr uint64_t kTombstoneShare = 8;
+// How long removals are remembered after a shard's source was dropped: clients may hold the map
+// before that one for a moment, and the source its entries.
+inline constexpr Duration kTombstoneGrace = std::chrono::seconds(5);
 
 // What is behind a Pool, and the steps that its methods share. Included by pool*.cc only.
 class Pool::Core {
@@ -145,7 +150,7 @@ class Pool::Core {
     expiry.Remove(extent);
     const bool newer = (slot.flags & protocol::kSlotBesideSource) != 0;
     if ((bury == Bury::kAlways || (bury == Bury::kIfNewer && newer)) &&
-        PullingSince(slot.fingerprint()) != 0 && MayBury()) {
+        Remembers(slot.fingerprint()) && MayBury()) {
       index.Bury(id, TombstoneOf(slot.fingerprint(), slot.namespace_id, slot.key_bytes));
     } else {
       index.Unpublish(id, NextGeneration());
@@ -155,7 +160,47 @@ class Pool::Core {
   // 0: the shard has no source. Else the generation that divides what was here before it got one
   // from what has been published since.
   uint64_t PullingSince(const Hash128& hash) const SIMM_REQUIRES(mutex) {
-    return pulling_since.empty() ? 0 : pulling_since[ShardOf(hash)];
+    if (pulling.empty()) return 0;
+    const Pulling& shard = pulling[ShardOf(hash)];
+    return shard.ended == kForever ? shard.since : 0;
+  }
+  // The shard has a source, or had one less than kTombstoneGrace ago: somebody may still read there
+  // what is removed here.
+  bool Remembers(const Hash128& hash) const SIMM_REQUIRES(mutex) {
+    return !pulling.empty() && pulling[ShardOf(hash)].since != 0;
+  }
+  // Of the key, and not from before its shard got the source that it has: that one has newer ones.
+  SlotId FindTombstone(const Hash128& hash, NamespaceId ns) const SIMM_REQUIRES(mutex) {
+    const SlotId id = index.FindTombstone(hash, ns);
+    if (id == kNoSlot || pulling.empty()) return id;
+    const uint64_t generation = protocol::SlotWord{index.Load(id).word}.generation();
+    return generation >= pulling[ShardOf(hash)].since ? id : kNoSlot;
+  }
+  // Ends what is remembered of sources that are gone for long.
+  void ForgetSources(Instant now) SIMM_REQUIRES(mutex) {
+    if (now < next_forgotten) return;
+    next_forgotten = kForever;
+    bool any = false;
+    for (Pulling& shard : pulling) {
+      if (shard.ended != kForever && now >= shard.ended + kTombstoneGrace) shard = {};
+      if (shard.ended != kForever)
+        next_forgotten = std::min(next_forgotten, shard.ended + kTombstoneGrace);
+      any = any || shard.since != 0;
+    }
+    if (!any) pulling = {};
+  }
+  // The entry was published since the shard got the source whose PullingSince this is. Generations
+  // are given with the room for a value: that of an entry which was put into a lease from before
+  // the source does not show it.
+  bool IsNewer(const protocol::Slot& slot, uint64_t since) const SIMM_REQUIRES(mutex) {
+    const uint64_t generation = protocol::SlotWord{slot.word}.generation();
+    const auto late = late_puts.find(generation);
+    return generation >= since || (late != late_puts.end() && late->second == since);
+  }
+  // A client has put it.
+  void NotePut(const Grant& grant, const Hash128& hash) SIMM_REQUIRES(mutex) {
+    const uint64_t since = PullingSince(hash);
+    if (grant.generation < since) late_puts[grant.generation] = since;
   }
   bool MayBury() const SIMM_REQUIRES(mutex) {
     return index.tombstones() < geometry.slots() / kTombstoneShare;
@@ -172,7 +217,7 @@ class Pool::Core {
   }
   // kMiss, or kRemoved for a key whose tombstone is here.
   Code Absent(const Hash128& hash, NamespaceId ns) const SIMM_REQUIRES(mutex) {
-    return index.FindTombstone(hash, ns) == kNoSlot ? Code::kMiss : Code::kRemoved;
+    return FindTombstone(hash, ns) == kNoSlot ? Code::kMiss : Code::kRemoved;
   }
   void CountLive(const protocol::Slot& slot) SIMM_REQUIRES(mutex) {
     live_value_bytes += slot.value_bytes;
@@ -181,6 +226,7 @@ class Pool::Core {
     load.value_bytes += slot.value_bytes;
   }
   void UncountLive(const protocol::Slot& slot) SIMM_REQUIRES(mutex) {
+    late_puts.erase(protocol::SlotWord{slot.word}.generation());
     live_value_bytes -= slot.value_bytes;
     ShardLoad& load = shard_loads[ShardOf(slot.fingerprint())];
     --load.entries;
@@ -261,7 +307,15 @@ class Pool::Core {
   uint64_t live_value_bytes SIMM_GUARDED_BY(mutex) = 0;
   std::vector<ShardLoad> shard_loads SIMM_GUARDED_BY(mutex) =
       std::vector<ShardLoad>(limits::kShards);
-  std::vector<uint64_t> pulling_since SIMM_GUARDED_BY(mutex);  // by shard; empty: none
+  struct Pulling {
+    uint64_t since = 0;        // what PullingSince says; 0: no source
+    Instant ended = kForever;  // when the source was dropped
+  };
+  std::vector<Pulling> pulling SIMM_GUARDED_BY(mutex);  // by shard; empty: none
+  Instant next_forgotten SIMM_GUARDED_BY(mutex) = kForever;
+  // Live entries whose generation is older than their shard's source, and that source's
+  // PullingSince: at most what was granted when it came.
+  absl::flat_hash_map<uint64_t, uint64_t> late_puts SIMM_GUARDED_BY(mutex);
   bool settled SIMM_GUARDED_BY(mutex) =
       false;  // EvictSome found nothing more to do since the last change
   std::vector<uint32_t> victims SIMM_GUARDED_BY(mutex);  // scratch

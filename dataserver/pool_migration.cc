@@ -81,18 +81,30 @@ Code Pool::Core::Insert(uint32_t extent, const Slot& entry, SlotId existing, uin
 // ---- the destination
 
 void Pool::SetPulling(std::span<const uint32_t> shards) {
+  const Instant now = core_->clock.Now();
   MutexLock lock(core_->mutex);
-  std::vector<uint64_t>& since = core_->pulling_since;
-  if (shards.empty() && since.empty()) return;
-  std::vector<uint64_t> next(shards.empty() ? 0 : limits::kShards);
-  uint64_t now = 0;
-  for (const uint32_t shard : shards) {
-    next[shard] = since.empty() ? 0 : since[shard];
-    if (next[shard] != 0) continue;
-    if (now == 0) now = core_->NextGeneration();
-    next[shard] = now;
+  std::vector<Core::Pulling>& pulling = core_->pulling;
+  if (shards.empty() && pulling.empty()) return;
+  pulling.resize(limits::kShards);
+  uint64_t generation = 0;
+  for (uint32_t shard = 0; shard < limits::kShards; ++shard) {
+    const bool had = pulling[shard].since != 0 && pulling[shard].ended == kForever;
+    const bool has = !shards.empty() && shards.front() == shard;
+    if (has) shards = shards.subspan(1);
+    if (has && !had) {
+      if (generation == 0) generation = core_->NextGeneration();
+      pulling[shard] = {generation, kForever};
+    } else if (had && !has) {
+      pulling[shard].ended = now;
+      core_->next_forgotten = std::min(core_->next_forgotten, now + kTombstoneGrace);
+    }
   }
-  since = std::move(next);
+  core_->ForgetSources(now);
+}
+
+Instant Pool::NextTombstoneEnd() const {
+  MutexLock lock(core_->mutex);
+  return core_->next_forgotten;
 }
 
 Code Pool::WantsPulled(const EntryFacts& entry) {
@@ -101,12 +113,12 @@ Code Pool::WantsPulled(const EntryFacts& entry) {
   if (since == 0) return Code::kWrongOwner;
   const SlotId id = core_->Find(entry.hash, entry.ns, entry.key);
   if (id == kNoSlot) {
-    const bool removed = core_->index.FindTombstone(entry.hash, entry.ns) != kNoSlot;
+    const bool removed = core_->FindTombstone(entry.hash, entry.ns) != kNoSlot;
     return removed ? Code::kRemoved : Code::kOk;
   }
   const Slot slot = core_->index.Load(id);
   const bool same = slot.value_bytes == entry.value_bytes && slot.checksum == entry.checksum;
-  return same || SlotWord{slot.word}.generation() >= since ? Code::kExists : Code::kOk;
+  return same || core_->IsNewer(slot, since) ? Code::kExists : Code::kOk;
 }
 
 bool Pool::HasRoomFor(const EntryFacts& entry, uint64_t on_the_way) {
@@ -134,9 +146,8 @@ Code Pool::CommitPulled(const Grant& grant, const EntryFacts& entry, const PutHi
   if (since == 0) {
     code = Code::kWrongOwner;
   } else if (existing != kNoSlot) {
-    const bool older = SlotWord{core.index.Load(existing).word}.generation() < since;
-    code = older ? Code::kOk : Code::kExists;
-  } else if (core.index.FindTombstone(entry.hash, entry.ns) != kNoSlot) {
+    code = core.IsNewer(core.index.Load(existing), since) ? Code::kExists : Code::kOk;
+  } else if (core.FindTombstone(entry.hash, entry.ns) != kNoSlot) {
     code = Code::kRemoved;
   }
   if (code == Code::kOk) {

@@ -47,6 +47,8 @@ Status PullLane::Ask(ByteSpan body) {
       connection_->Close();
       return Status(Code::kUnavailable, "stopping");
     }
+    // A simulated connection has none: it moves in Progress.
+    if (connection_->PollFd() < 0) continue;
     pollfd poll_for = {connection_->PollFd(), connection_->PollEvents(), 0};
     poll(&poll_for, 1, kWaitMs);
   }

@@ -15,6 +15,10 @@ Duration Throttle::Take(uint64_t bytes, Instant now) {
   return std::max(Duration::zero(), begin - now);
 }
 
+Duration RestAfter(Duration took) {
+  return std::clamp<Duration>(3 * took, Duration::zero(), std::chrono::milliseconds(50));
+}
+
 void PullPlan::OnTable(std::shared_ptr<const RouteTable> table, ServerId self) {
   if (self != self_ || source_of_.empty()) {
     source_of_.assign(limits::kShards, kNoServer);

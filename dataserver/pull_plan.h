@@ -24,6 +24,11 @@ class Throttle {
   Instant next_{};
 };
 
+// How long a lane rests after a batch that took so long: three times that, at most 50 ms. Where
+// moving bytes costs processor time, which source, destination and their clients share, a pull has
+// a quarter of one processor at either end; on faster links and idle machines the Throttle counts.
+Duration RestAfter(Duration took);
+
 // All that one source still has to be asked for, by one map.
 struct PullJob {
   std::shared_ptr<const RouteTable> table;

@@ -255,6 +255,7 @@ void Server::OnTable(std::shared_ptr<const RouteTable> table) {
   if (const uint64_t dropped = pool_->BindTo(table->version().cluster); dropped > 0) {
     SIMM_LOG_WARN("the pool held {} entries of another cluster: they are dropped", dropped);
   }
+  SetLogField("cluster", simm::ToString(table->version().cluster));
   {
     MutexLock lock(rows_mutex_);
     migrator_->OnTable(table, registered_as_);
@@ -317,13 +318,20 @@ void Server::SweepLoop() {
   }
 }
 
-// Lets go of shards that a new map has given to others.
+// Lets go of shards that a new map has given to others, and of what was removed while they came.
 void Server::HousekeepLoop() {
   uint64_t seen = 0;
+  bool is_member = false;
   while (true) {
     {
       MutexLock lock(mutex_);
-      while (!stopping_.load() && table_changes_ == seen) table_changed_.Wait(mutex_);
+      while (!stopping_.load() && table_changes_ == seen) {
+        const Instant due = is_member ? pool_->NextTombstoneEnd() : kForever;
+        const Duration left = due - MonotonicClock::Get().Now();
+        if (left <= Duration::zero()) break;
+        if (due == kForever) table_changed_.Wait(mutex_);
+        if (due != kForever) table_changed_.WaitFor(mutex_, left);
+      }
       seen = table_changes_;
     }
     if (stopping_.load()) return;
@@ -334,7 +342,8 @@ void Server::HousekeepLoop() {
       // Of this very start: an older map may say what was given away while this server was down.
       const ServerRecord* const own =
           table == nullptr || self == kNoServer ? nullptr : table->FindServer(self);
-      if (own == nullptr || own->boot_id != boot_id_) break;
+      is_member = own != nullptr && own->boot_id == boot_id_;
+      if (!is_member) break;
       cursor = pool_->DropShards([&](uint32_t shard) { return OwnsAnyShard(*table, self, shard); },
                                  cursor);
     }

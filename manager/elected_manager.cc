@@ -221,6 +221,9 @@ void ElectedManager::Lead() {
     }
     if (!Sleep(std::min(interval, Duration(kLookAtStore)))) break;
   }
+  // Else the managers would say for a while that nobody leads, and not why.
+  if (leading->store->lost())
+    SetProblem(Status(Code::kUnavailable, "etcd has not confirmed a save of the leader"));
   StepDown(/*revoke=*/!gone);
 }
 

@@ -120,6 +120,7 @@ Membership::Draft Membership::Begin() const {
   draft.next.next_server = state_.next_server;
   draft.next.draining = state_.draining;
   draft.pulled.assign(pulled_.begin(), pulled_.end());
+  draft.frozen = frozen_;
   return draft;
 }
 
@@ -329,6 +330,7 @@ std::string Membership::FreezeReason(Instant now, const Draft& draft) const {
 }
 
 std::vector<std::string> Membership::BuryTheDead(Instant now, Draft& draft) const {
+  draft.frozen.clear();
   std::vector<ServerRecord*> due;
   if (now >= nobody_dies_before_) {
     for (ServerRecord& server : draft.next.map.servers) {
@@ -339,7 +341,8 @@ std::vector<std::string> Membership::BuryTheDead(Instant now, Draft& draft) cons
   std::vector<std::string> names;
   if (due.empty()) return names;
   draft.frozen = FreezeReason(now, draft);
-  if (!draft.frozen.empty()) return names;
+  // A thaw, too, buries nobody: those who come back do not all do so in the same moment.
+  if (!draft.frozen.empty() || !frozen_.empty()) return names;
   for (ServerRecord* server : due) {
     server->state = ServerState::kDead;
     names.push_back(server->name);
@@ -384,6 +387,7 @@ void Membership::FollowRows(const MapContents& before) {
 
 void Membership::Commit(Instant now, Draft draft) {
   if (frozen_.empty()) frozen_since_ = now;
+  if (!frozen_.empty() && draft.frozen.empty()) nobody_dies_before_ = now + options_.dead;
   frozen_ = std::move(draft.frozen);
   if (draft.changed) {
     SIMM_CHECK(state_.map.version.OlderThan(draft.next.map.version),

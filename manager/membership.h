@@ -53,7 +53,7 @@ class Membership {
     DurableState next;                   // without shards until it is sealed
     std::vector<Caller> heard;           // whose registration the draft answers
     std::vector<uint32_t> pulled;        // ascending, into base's owners: who needs no source more
-    std::string frozen;                  // why nobody was declared dead; empty: not frozen
+    std::string frozen;                  // why nobody is declared dead; empty: not frozen
     bool adopted = false;                // `next` is another map, not one that follows `base`
     bool changed = false;
   };
@@ -82,7 +82,8 @@ class Membership {
   bool IsBehind(const MapVersion& held) const;
   // Marks those dead that were silent for the dead-time; returns their names. Nobody is, and
   // draft.frozen says why, when at least two servers and more than a third fell silent within one
-  // dead-time: that is rather a network than so many deaths.
+  // dead-time: that is rather a network than so many deaths. When that ends, who is still silent
+  // has one dead-time more.
   std::vector<std::string> BuryTheDead(Instant now, Draft& draft) const;
   // Drops the sources of shards that their owners have pulled, at most once a heartbeat.
   void SettleMoves(Instant now, Draft& draft) const;

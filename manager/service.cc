@@ -89,6 +89,7 @@ Status ManagerService::Begin(DurableState state, EventKind how) {
   if (!table.ok()) return table.status();
   MutexLock lock(mutex_);
   membership_ = std::make_unique<Membership>(options_.membership, std::move(state), clock_.Now());
+  SetLogField("cluster", ToString(membership_->state().map.version.cluster));
   for (const rpc::NodeStatus& node : membership_->Nodes(clock_.Now())) {
     const ServerId id = node.record.id;
     const auto& draining = membership_->state().draining;
@@ -221,7 +222,7 @@ void ManagerService::Publish(Membership::Draft draft, std::shared_ptr<const Rout
   for (const std::string& name : dead) {
     SIMM_LOG_WARN("server '{}' is dead: its shards move", name);
     AddEvent(EventKind::kDied, name,
-             "silent for " + std::to_string(ToSeconds(options_.membership.dead)) + " s");
+             fmt::format("silent for {:g} s", ToSeconds(options_.membership.dead)));
   }
   SIMM_LOG_INFO("published {}", ToString(table->version()));
   AddEvent(EventKind::kEpoch, "", "epoch " + std::to_string(table->version().epoch));

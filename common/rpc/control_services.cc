@@ -262,6 +262,8 @@ Result<std::unique_ptr<ControlServer>> ControlServer::Start(ControlServerOptions
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
+                             static_cast<int>(kept.idle_limit.count()));
   builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
   grpc::ResourceQuota quota("control");
   quota.SetMaxThreads(kMaxServerThreads);

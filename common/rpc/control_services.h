@@ -62,6 +62,9 @@ struct ControlServerOptions {
   std::function<NodeDescription()> describe = {};
   // Called after each unary call: "Register", its outcome, its time. May be empty.
   std::function<void(std::string_view method, Code code, Duration took)> observer;
+  // A connection without a call for that long is closed: its peer may be gone without a word, and
+  // only calls are watched by keepalive. The peer's next call connects anew.
+  std::chrono::milliseconds idle_limit = std::chrono::seconds(30);
 };
 
 // Hosts the control-plane services on one address. Threads: those of gRPC, at most 256.

@@ -14,8 +14,8 @@
 #include "common/base/limits.h"
 #include "common/base/random.h"
 #include "common/protocol/pool_layout.h"
-#include "common/transport/address.h"
 #include "tests/support/cluster_fixture.h"
+#include "tests/support/http_get.h"
 #include "tests/support/sanitized.h"
 
 namespace simm {
@@ -326,31 +326,6 @@ TEST_F(DataTest, RegisteredMemoryIsCheckedAndHeldWhileInUse) {
   EXPECT_EQ(client_->DeregisterMemory(*handle).code(), Code::kInvalidArgument);
 }
 
-// The answer to GET `path`, head included.
-std::string HttpGet(const std::string& address, const std::string& path) {
-  const auto resolved = transport::Resolve(*ParseHostPort(address));
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  EXPECT_EQ(connect(fd, reinterpret_cast<const sockaddr*>(&resolved->storage), resolved->length),
-            0);
-  const std::string request = "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-  EXPECT_EQ(send(fd, request.data(), request.size(), MSG_NOSIGNAL),
-            static_cast<ssize_t>(request.size()));
-  std::string answer;
-  char buffer[65536];
-  for (ssize_t n = 0; (n = recv(fd, buffer, sizeof buffer, 0)) > 0;) {
-    answer.append(buffer, static_cast<size_t>(n));
-  }
-  close(fd);
-  return answer;
-}
-
-// The value of one series, by its text up to the blank; -1: not there.
-double Series(const std::string& scrape, const std::string& series) {
-  const size_t at = scrape.find("\n" + series + " ");
-  return at == std::string::npos ? -1
-                                 : std::strtod(scrape.c_str() + at + series.size() + 2, nullptr);
-}
-
 TEST_F(DataTest, MetricsSayWhatHappenedAndTheStatesAddUp) {
   StartCluster(1);
   const auto value = ValueOf(1, 10'000);
@@ -434,11 +409,10 @@ TEST_F(DataTest, AFullServerNeedsLittleBesideItsPoolAndIdlesQuietly) {
   std::printf("idle: data server %.2f %%, manager %.2f %% of a core\n",
               100 * (CpuSeconds(cluster_->server(0)->pid()) - server_before) / seconds,
               100 * (CpuSeconds(cluster_->manager()->pid()) - manager_before) / seconds);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  if (kSanitized) return;
   // Two ticks of /proc's 10 ms on top of one per cent: its resolution.
   EXPECT_LT(CpuSeconds(cluster_->server(0)->pid()) - server_before, 0.01 * seconds + 0.02);
   EXPECT_LT(CpuSeconds(cluster_->manager()->pid()) - manager_before, 0.01 * seconds + 0.02);
-#endif
 }
 
 }  // namespace

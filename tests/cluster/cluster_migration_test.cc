@@ -12,6 +12,7 @@
 #include "client/admin.h"
 #include "common/rpc/dataserver_stub.h"
 #include "tests/support/cluster_fixture.h"
+#include "tests/support/http_get.h"
 #include "tests/support/pool_folder.h"
 
 namespace simm {
@@ -198,13 +199,19 @@ TEST_F(MigrationTest, WhatIsRemovedOrReplacedDuringAPullStaysSo) {
       EXPECT_TRUE(IsValueOf(moving[i + 1], buffer, 5)) << when << i;
     }
   };
-  check("meanwhile ");
-  // Exact on a settled map: this client has it too.
-  const auto everybody = [&] {
-    return Settled() && client_->Locate(KeyOf(0)).epoch == Status().map.epoch;
+  const auto tombstones = [&] {
+    return Series(HttpGet(cluster_->server_ready(1).http, "/metrics"), "simm_pool_tombstones");
   };
+  EXPECT_GT(tombstones(), 0);
+  check("meanwhile ");
+  // This client may have the map before that for a moment, and the source its entries.
+  ASSERT_TRUE(WaitUntil([&] { return Settled(); }, 60s));
+  check("as the source is dropped ");
+  const auto everybody = [&] { return client_->Locate(KeyOf(0)).epoch == Status().map.epoch; };
   ASSERT_TRUE(WaitUntil(everybody, 60s));
   check("afterwards ");
+  // Nothing else has to happen for their end.
+  EXPECT_TRUE(WaitUntil([&] { return tombstones() == 0; }, 60s));
 }
 
 TEST_F(MigrationTest, ASourceThatDiesCostsMissesOnly) {

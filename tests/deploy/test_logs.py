@@ -35,6 +35,26 @@ def test_a_slow_get_is_found_in_both_logs_by_session_and_request(bin_dir, tmp_pa
     assert any(m.startswith(f"session {session} of client ") for m in messages)
 
 
+def test_manager_and_server_name_the_same_cluster(bin_dir, tmp_path):
+    """From when they know it: lines of several clusters in one place can be told apart."""
+    arguments = ["--memory", "32MiB", "--log-json"]
+    with live.Cluster(bin_dir, tmp_path, servers=1, server_arguments=arguments) as cluster:
+        cluster.stop("manager")
+        cluster.start(
+            "json", bin_dir / "simm-manager", "--log-json", "--listen", cluster.manager,
+            "--http", cluster.http["manager"], "--state", tmp_path / "state",
+        )  # fmt: skip
+        live.wait_for("it is ready", lambda: live.fetch(cluster.http["manager"], "/readyz"))
+        cluster.stop("server-0")
+        cluster.start_server("server-0")
+        cluster.wait_ready("server-0")
+        known = json.loads(cluster.ctl("--json", "status"))["cluster"]
+    for name in ("json", "server-0"):
+        lines = [json.loads(line) for line in cluster.log(name).splitlines()]
+        named = [line["cluster"] for line in lines if "cluster" in line]
+        assert named and set(named) == {known}, lines
+
+
 def test_no_line_a_miss_and_a_flood_is_bounded(bin_dir, tmp_path):
     """Thousands of slow calls a second and as many misses: some 20 lines a second say so."""
     arguments = ["--memory", "32MiB", "--slow-op-ms", "0"]

@@ -25,12 +25,24 @@ Code ClusterClient::Do(Kind kind, const std::string& key, uint64_t* version,
     if (kind != Kind::kGet) *version = call->versions[0];
     while (!Drive(*call)) turn();
     code = call->items[0].result.code;
+    // As Call::Conclude.
+    if (kind == Kind::kGet && code == Code::kRemoved) code = Code::kMiss;
     if (kind == Kind::kGet && code == Code::kOk) {
       const ByteSpan bytes = ByteSpan(call->memory[0]).first(call->items[0].result.value_bytes);
       EXPECT_TRUE(dataserver::IsValue(bytes, key, *version)) << key << " is not what was put last";
     }
     Conclude(*call);
   }
+  return code;
+}
+
+Code ClusterClient::TryReplace(const std::string& key, Instant deadline,
+                               const std::function<void()>& turn) {
+  auto call = Make(Kind::kReplace, {key});
+  call->deadline = deadline;
+  while (!Drive(*call)) turn();
+  const Code code = call->items[0].result.code;
+  Conclude(*call);
   return code;
 }
 

@@ -17,7 +17,6 @@ namespace {
 constexpr size_t kLanes = 2;
 constexpr size_t kCalls = 2;
 constexpr uint64_t kSharedKeys = 8;
-constexpr int kAttempts = 3;
 constexpr std::byte kGrave{0xa5};
 
 // A put that commits what it has not written: of each WRITE only the head leaves.
@@ -54,6 +53,11 @@ ClusterClient::ClusterClient(World& world, int number, int at, uint64_t seed)
       locations_(LocationsOf(number)) {}
 
 ClusterClient::~ClusterClient() { Crash(); }
+
+void ClusterClient::CountWork() {
+  world_.counts.from_sources += stats_.source_hits.load();
+  world_.counts.from_replicas += stats_.replica_hits.load();
+}
 
 // ---- servers and lanes
 
@@ -215,6 +219,8 @@ std::unique_ptr<ClusterClient::Running> ClusterClient::Make(Kind kind,
       item.buffer = memory.data();
     }
   }
+  call->began = world_.Now();
+  call->plans.emplace(call->shape, call->items, stats_);
   ++world_.counts.calls;
   return call;
 }
@@ -236,143 +242,12 @@ void ClusterClient::Begin() {
   }
   if (keys.empty()) return;
   auto call = Make(kind, std::move(keys));
+  if (feed.held()) {
+    call->shape.write_quorum = static_cast<uint32_t>(1 + random_.Below(feed.held()->replicas()));
+  }
   call->deadline = world_.Now() + (random_.OneIn(5) ? Duration(random_.Below(30'000'000))
                                                     : Duration(200ms + random_.Below(10) * 200ms));
   calls_.push_back(std::move(call));
-}
-
-// As Call::BeginRound and BuildParts; one owner a shard so far.
-void ClusterClient::BeginRound(Running& call) {
-  const Table& table = feed.held();
-  if (table == nullptr) {
-    call.next_round = world_.Now() + 10ms;
-    return;
-  }
-  call.shape.map = {table->version().term, table->version().epoch};
-  std::map<ServerId, std::vector<CallItem*>> owned;
-  for (CallItem& item : call.items) {
-    if (item.done) continue;
-    const ServerId owner = table->Owners(ShardOf(item.hash)).front().server;
-    if (owner == kNoServer) {
-      item.result.code = Code::kUnavailable;
-      item.done = true;
-      continue;
-    }
-    owned[owner].push_back(&item);
-  }
-  for (auto& [server, items] : owned) {
-    auto part = std::make_unique<Part>();
-    part->server = server;
-    part->items = std::move(items);
-    call.parts.push_back(std::move(part));
-    Start(call, *call.parts.back());
-  }
-}
-
-void ClusterClient::Start(Running& call, Part& part) {
-  Peer* const peer = PeerFor(part.server);
-  if (peer != nullptr && world_.Now() >= peer->shunned_until) part.lane = TakeLane(*peer);
-  if (part.lane == nullptr) {
-    if (peer != nullptr && world_.Now() >= peer->shunned_until)
-      peer->shunned_until = world_.Now() + Duration(random_.Below(300'000'000));
-    return EndPart(part, false);
-  }
-  part.exchange = client::MakeExchange(call.shape, part.items, stats_, *part.lane);
-  part.lane->Attach(part.exchange.get());
-  if (!part.exchange->Begin(*part.lane).ok()) OnFailed(call, part);
-}
-
-// As Call::OnExchangeFailed.
-void ClusterClient::OnFailed(Running& call, Part& part) {
-  ++world_.counts.broken;
-  const bool in_doubt = part.exchange->in_doubt();
-  const bool heard = part.exchange->heard() && !in_doubt;
-  const bool fresh = part.lane->fresh() && !in_doubt;
-  part.lane->Detach();
-  if (fresh || part.attempts > 0) {
-    if (const auto it = peers_.find(part.server);
-        it != peers_.end() && it->second.session == part.lane->session())
-      it->second.session = 0;
-  }
-  part.lane->Close();
-  part.lane.reset();
-  if (heard || ++part.attempts >= kAttempts) return EndPart(part, false);
-  std::erase_if(part.items, [](const CallItem* item) { return item->done; });
-  part.exchange.reset();
-  Start(call, part);
-}
-
-// Undone items are repeated in the next round where the server has answered.
-void ClusterClient::EndPart(Part& part, bool answered) {
-  part.over = true;
-  if (part.lane) {
-    part.lane->Detach();
-    Release(part.server, std::move(part.lane));
-  }
-  for (CallItem* const item : part.items) {
-    if (item->done || answered) continue;
-    item->result.code = Code::kUnavailable;
-    item->done = true;
-  }
-}
-
-void ClusterClient::DrivePart(Running& call, Part& part) {
-  const auto peer = peers_.find(part.server);
-  // Answers do not come through.
-  if (peer != peers_.end() && !world_.Reaches(peer->second.node, place)) return;
-  for (int i = 0; i < 4 && !part.over; ++i) {
-    part.lane->connection().Progress();
-    part.exchange->Advance();
-    if (part.exchange->failed()) return OnFailed(call, part);
-    if (part.exchange->finished() && !part.exchange->unsent()) EndPart(part, true);
-  }
-}
-
-bool ClusterClient::Drive(Running& call) {
-  const auto done = [&] {
-    return std::all_of(call.items.begin(), call.items.end(),
-                       [](const CallItem& item) { return item.done; });
-  };
-  if (world_.Now() >= call.deadline) {
-    GiveUp(call);
-    return true;
-  }
-  if (call.parts.empty()) {
-    if (world_.Now() < call.next_round) return false;
-    BeginRound(call);
-  }
-  bool running = false;
-  for (auto& part : call.parts) {
-    if (!part->over) DrivePart(call, *part);
-    running |= !part->over;
-  }
-  if (running) return false;
-  call.parts.clear();
-  call.next_round = world_.Now() + 10ms + Duration(random_.Below(40'000'000));
-  return done();
-}
-
-// As Call::GiveUpLate.
-void ClusterClient::GiveUp(Running& call) {
-  ++world_.counts.late;
-  EXPECT_LE(world_.Now() - call.deadline, world_.last_advance + 50ms) << "a call without an end";
-  for (CallItem& item : call.items) {
-    if (item.done) continue;
-    item.result.code = Code::kDeadlineExceeded;
-    item.done = true;
-  }
-  if (world_.mistakes.forget_late_lanes) return;
-  for (auto& part : call.parts) {
-    if (!part->lane) continue;
-    if (!part->exchange->unsent()) part->exchange->GiveUp();
-    part->lane->Detach();
-    if (part->exchange->unsent() || random_.OneIn(3)) {
-      part->lane->Close();
-    } else {
-      late_.push_back({part->server, std::move(part->lane), static_cast<int>(random_.Below(60))});
-    }
-  }
-  call.parts.clear();
 }
 
 void ClusterClient::Step() {
@@ -449,6 +324,10 @@ void ClusterClient::JudgeRead(Running& call, size_t i) {
   }
   EXPECT_TRUE(seen.has_value()) << key << ": " << bytes.size() << " bytes of no put of it";
   if (!seen.has_value() || !call.settled || !world_.settled() || call.era != world_.era()) return;
+  // Where an owner cannot be asked, its source's word counts, older or not (client/README.md).
+  for (const ShardOwner& owner : feed.held()->Owners(ShardOf(item.hash))) {
+    if (owner.source != kNoServer && call.unheard.contains(owner.server)) return;
+  }
   ++world_.counts.exact;
   EXPECT_FALSE(call.superseded[i].contains(*seen))
       << key << ": version " << *seen << " was replaced or removed before this get began";

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "client/key_plans.h"
 #include "tests/sim/cluster_world.h"
 
 namespace simm::sim {
@@ -26,10 +27,20 @@ class ClusterClient {
   void Crash();
   // Ends what is under way; lanes close in good order.
   void CloseLanes();
-  bool Disown();  // false: some lane that broke still has to be disowned
+  bool Disown();     // false: some lane that broke still has to be disowned
+  void CountWork();  // adds to the world's counts
   uint64_t wrong_touches() const { return wrong_touches_; }
   // On a calm cluster: a replacement, a read and a removal of each own key are exact.
   void ExpectExact(const std::function<void()>& turn);
+  // Until there is an answer; `turn` moves the world on. Get: it must be that version.
+  Code Replace(const std::string& key, uint64_t* version, const std::function<void()>& turn) {
+    return Do(Kind::kReplace, key, version, turn);
+  }
+  Code Get(const std::string& key, uint64_t version, const std::function<void()>& turn) {
+    return Do(Kind::kGet, key, &version, turn);
+  }
+  // One call.
+  Code TryReplace(const std::string& key, Instant deadline, const std::function<void()>& turn);
 
   const int place;
   MapFeed feed;
@@ -50,8 +61,10 @@ class ClusterClient {
     std::vector<client::CallItem*> items;
     std::unique_ptr<client::Exchange> exchange;
     std::unique_ptr<client::Lane> lane;  // goes first: it may still complete work of the exchange
+    uint8_t way = client::Errand::kPlain;
     int attempts = 0;
     bool over = false;
+    Instant began{};
   };
   struct Running {
     Kind kind;
@@ -60,9 +73,11 @@ class ClusterClient {
     std::vector<std::vector<std::byte>> memory;
     std::vector<uint64_t> versions;
     std::vector<client::CallItem> items;
+    std::optional<client::KeyPlans> plans;  // of items, for shape
     std::vector<std::unique_ptr<Part>> parts;
     std::vector<std::set<uint64_t>> superseded;  // as each get began
-    Instant deadline, next_round;
+    std::set<ServerId> unheard;                  // no answer was to be had there
+    Instant began, deadline, next_round;
     uint64_t era = 0;
     bool settled = false;  // as it began
     bool own() const { return kind == Kind::kReplace || kind == Kind::kRemove; }
@@ -75,11 +90,14 @@ class ClusterClient {
   std::unique_ptr<Running> Make(Kind kind, std::vector<std::string> keys);
   void Begin();
   void BeginRound(Running& call);
+  std::vector<client::Errand> Errands(Running& call, const RouteTable& table);
+  void EndRound(Running& call);
+  void SpareSilent(Running& call);
   Peer* PeerFor(ServerId server);
   std::unique_ptr<client::Lane> TakeLane(Peer& peer);
   void Start(Running& call, Part& part);
   void OnFailed(Running& call, Part& part);
-  void EndPart(Part& part, bool answered);
+  void EndPart(Running& call, Part& part, bool answered);
   bool Drive(Running& call);
   void DrivePart(Running& call, Part& part);
   void GiveUp(Running& call);

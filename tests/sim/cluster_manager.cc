@@ -12,7 +12,6 @@ namespace simm::sim {
 using namespace std::chrono_literals;
 using manager::DurableState;
 using manager::Membership;
-using manager::MembershipOptions;
 using rpc::WatcherKind;
 
 namespace {
@@ -31,11 +30,11 @@ void SimManager::Start() {
   publication_ = std::make_unique<manager::ServersFirst>(*board_);
   next_tick_ = world_.Now();
   if (saved_.has_value()) return Begin(*saved_);
-  adoption_ = std::make_unique<manager::Adoption>(MembershipOptions{}.dead, world_.Now());
+  adoption_ = std::make_unique<manager::Adoption>(world_.membership.dead, world_.Now());
 }
 
 void SimManager::Begin(DurableState state) {
-  members_ = std::make_unique<Membership>(MembershipOptions{}, std::move(state), world_.Now());
+  members_ = std::make_unique<Membership>(world_.membership, std::move(state), world_.Now());
   const Table table = *RouteTable::Create(members_->state().map);
   world_.SawMap(*table);
   if (!newest_.SameCluster(table->version()) || newest_.OlderThan(table->version()))
@@ -108,7 +107,7 @@ void SimManager::Round() {
   for (size_t i = 0; i < heard.size(); ++i) {
     Node& node = *heard[i].node;
     if (node.life != heard[i].life || !world_.Reaches(World::kManager, node.place)) continue;
-    node.self.store(ids[i]);
+    if (ids[i] != kNoServer) node.OnRegistered(ids[i]);
   }
 }
 

@@ -19,8 +19,15 @@ namespace {
 
 constexpr int kClients = 3;
 constexpr size_t kMostNodes = 5;
-constexpr int kTurns = 2000;
+constexpr int kTurns = 900;
 constexpr int kFirstClient = 100;  // places in the network
+
+// One owner a shard in most clusters: rows of several cost the manager more.
+manager::MembershipOptions OptionsOf(Random& random) {
+  manager::MembershipOptions options;
+  options.replicas = random.OneIn(3) ? (random.OneIn(3) ? 3 : 2) : 1;
+  return options;
+}
 
 bool Failed() { return testing::Test::HasFailure(); }
 
@@ -30,11 +37,20 @@ void ClusterCounts::Add(const ClusterCounts& o) {
   calls += o.calls, acknowledged += o.acknowledged, hits += o.hits, misses += o.misses;
   failed += o.failed, exact += o.exact, late += o.late, broken += o.broken, epochs += o.epochs;
   adoptions += o.adoptions, warm += o.warm, cold += o.cold, kills += o.kills, frozen += o.frozen;
-  settled_turns += o.settled_turns, turns += o.turns;
+  settled_turns += o.settled_turns, turns += o.turns, pulled += o.pulled;
+  from_sources += o.from_sources, from_replicas += o.from_replicas, deaths += o.deaths;
+  drains += o.drains, losses += o.losses;
 }
 
-World::World(uint64_t seed, transport::Transport& on, Mistakes wrong)
-    : random(seed), transport(on), mistakes(wrong), manager(*this) {
+World::World(uint64_t seed, transport::Transport& on, transport::Transport& for_pulls,
+             Mistakes wrong)
+    : random(seed),
+      transport(on),
+      tcp(for_pulls),
+      mistakes(wrong),
+      membership(OptionsOf(random)),
+      older_servers(random.OneIn(4)),
+      manager(*this) {
   manager.Start();
   for (uint64_t n = 2 + random.Below(3); n > 0; --n) AddNode();
   for (int i = 0; i < kClients; ++i) {
@@ -215,8 +231,9 @@ void World::Turn() {
   LookWhetherSettled();
   for (const auto& client : clients) client->Step();
   LookWhetherSettled();
-  last_advance =
-      random.OneIn(40) ? Duration(random.Below(1'000'000'000)) : Duration(random.Below(3'000'000));
+  last_advance = Duration(random.Below(3'000'000));
+  if (random.OneIn(long_steps_))
+    last_advance = Duration(random.Below(static_cast<uint64_t>(longest_step_.count())));
   clock.Advance(last_advance);
 }
 
@@ -227,6 +244,7 @@ ClusterCounts World::Run() {
   }
   if (!Failed()) Heal();
   if (!Failed()) ExpectServed();
+  if (!Failed()) ExpectOneFault();
   if (!Failed()) End();
   return counts;
 }
@@ -243,12 +261,20 @@ void World::Heal() {
     node->Start();
     manager.Drain(node->name, /*undrain=*/true);
   }
+  WaitUntilWhole();
+}
+
+void World::WaitUntilWhole() {
   const Instant end = Now() + 60s;
   size_t there = 0;
-  while (Now() < end && !Failed() && (there < nodes.size() || !settled_)) {
+  bool moves = true;
+  while (Now() < end && !Failed() && (there < nodes.size() || !settled_ || moves)) {
     Turn();
     there = 0;
     if (manager.members() == nullptr) continue;
+    moves = manager.members()->shards_moving() > 0;
+    if (!older_servers && membership.replicas <= nodes.size())
+      moves |= manager.members()->shards_under_replicated() > 0;
     for (const ServerRecord& record : manager.members()->state().map.servers) {
       there += record.state == ServerState::kAlive && Find(record) != nullptr;
     }
@@ -257,6 +283,7 @@ void World::Heal() {
     }
   }
   EXPECT_EQ(there, nodes.size()) << "a server without a way back";
+  EXPECT_FALSE(moves) << manager.members()->shards_moving() << " shards keep their sources";
   EXPECT_TRUE(settled_) << "somebody without the newest map";
 }
 
@@ -285,6 +312,7 @@ void World::End() {
     for (const auto& node : nodes) node->Step();
   }
   for (const auto& node : nodes) node->ExpectNothingHeld();
+  for (const auto& client : clients) client->CountWork();
 }
 
 }  // namespace simm::sim

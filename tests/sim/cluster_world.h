@@ -22,6 +22,7 @@
 #include "manager/membership.h"
 #include "manager/servers_first.h"
 #include "tests/sim/client_world.h"
+#include "tests/sim/cluster_pulls.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/pool_folder.h"
 
@@ -30,8 +31,6 @@
 // clients with the library's lanes and exchanges, and the map on its way between them.
 namespace simm::sim {
 
-using Table = std::shared_ptr<const RouteTable>;
-
 // Known-wrong variants of the code, to see that the simulation catches them.
 struct Mistakes {
   bool publish_before_save = false;  // the manager shows an epoch that is not durable
@@ -39,12 +38,17 @@ struct Mistakes {
   bool forget_late_lanes = false;    // memory is the caller's again while it is written to
   bool commit_unwritten = false;     // puts commit values that they have not written
   bool sessions_never_end = false;   // servers keep what the dead have held
+  bool drop_sources_early = false;   // a source lets go of its shards before E+2
+  bool pull_overwrites = false;      // what is pulled wins over what was put since
+  bool ask_only_owner = false;       // clients leave the source out
+  bool claim_pulled = false;         // servers say "pulled" and have not
 };
 
 struct ClusterCounts {
   uint64_t calls = 0, acknowledged = 0, hits = 0, misses = 0, failed = 0, exact = 0, late = 0,
            broken = 0, epochs = 0, adoptions = 0, warm = 0, cold = 0, kills = 0, frozen = 0,
-           settled_turns = 0, turns = 0;
+           settled_turns = 0, turns = 0, pulled = 0, from_sources = 0, from_replicas = 0,
+           deaths = 0, drains = 0, losses = 0;
   void Add(const ClusterCounts& o);
 };
 
@@ -103,20 +107,24 @@ class Node {
 
   const std::string name;
   const int place;  // in the network
+  int zone() const { return place % 3; }
   uint64_t life = 0;
   bool paused = false;
   Instant wakes_at{};
-  bool migrates = false;
+  bool migrates = true;  // false: an older version
   MapFeed feed;
   Id128 boot;
   std::atomic<ServerId> self{kNoServer};
   dataserver::Pool& pool() { return *pool_; }
   rpc::RegisterRequest Request() const;
+  void OnRegistered(ServerId id);
+  void TalkSoon();  // with the manager
 
  private:
   void Talk();  // with the manager
   void Tick();
   void OnTable();
+  void Housekeep();
 
   World& world_;
   PoolFolder folder_;
@@ -127,7 +135,9 @@ class Node {
   std::unique_ptr<transport::LocalRegion> index_region_, data_region_;
   MapHolder map_;
   std::unique_ptr<dataserver::DataContext> context_;
-  std::unique_ptr<transport::Acceptor> acceptor_;
+  std::unique_ptr<Puller> puller_;  // none: it cannot migrate
+  ServerId registered_as_ = kNoServer;
+  std::unique_ptr<transport::Acceptor> acceptor_, tcp_acceptor_;
   std::vector<std::unique_ptr<dataserver::DataSession>> connections_;
   std::map<uint64_t, int> clients_;  // place of each session's
   Instant last_tick_, talk_at_;
@@ -183,7 +193,9 @@ class ClusterClient;
 // Time, the network, all processes and what is known about all of them. One-thread.
 class World {
  public:
-  World(uint64_t seed, transport::Transport& transport, Mistakes mistakes);
+  // `tcp` carries the pulls between servers, `transport` what clients do.
+  World(uint64_t seed, transport::Transport& transport, transport::Transport& tcp,
+        Mistakes mistakes);
   ~World();
 
   ClusterCounts Run();
@@ -208,14 +220,18 @@ class World {
   FakeClock clock;
   Random random;
   transport::Transport& transport;
+  transport::Transport& tcp;
   const Mistakes mistakes;
   History history;
   ClusterCounts counts;
+  const manager::MembershipOptions membership;
+  const bool older_servers;  // some cannot migrate
   SimManager manager;
   std::vector<std::unique_ptr<Node>> nodes;
   std::vector<std::unique_ptr<ClusterClient>> clients;
   std::set<std::pair<int, int>> cuts;
   bool calm = false;
+  uint64_t pull_pace = 1;  // pulls move in one of so many steps
   Duration last_advance{};
   uint64_t last_version = 0;
   // Versions that have been acknowledged, and those of them that lie behind a later one of the same
@@ -230,6 +246,17 @@ class World {
   void Heal();
   void LookWhetherSettled();
   void ExpectServed();
+  void WaitUntilWhole();  // all are there, hold the newest map, and no shard is on its way
+  // cluster_checks.cc: one thing that happens to a cluster that is well otherwise.
+  void ExpectOneFault();
+  void ExpectNewOwnerInTime();
+  void ExpectDrainLosesNothing();
+  void ExpectLossOfAZoneIsRepaired();
+  bool ExpectHits(const std::map<std::string, uint64_t>& versions, const char* after);
+  std::map<std::string, uint64_t> PutSome(const std::string& prefix);
+  bool IsWhole(const std::string& key, int without_zone) const;
+  Node* OwnerOf(const std::string& key, size_t place) const;
+  void Rest(Duration time);
   void End();
   void AddNode();
 
@@ -240,6 +267,8 @@ class World {
   rpc::UpdateCache cache_{true};
   bool settled_ = false;
   uint64_t era_ = 0;
+  Duration longest_step_ = std::chrono::seconds(1);  // now and then
+  uint64_t long_steps_ = 40;                         // one in so many
 };
 
 }  // namespace simm::sim

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -115,6 +118,27 @@ class Server:
     def descriptors(self) -> int:
         assert self.process is not None
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def describe_descriptors(self) -> dict[str, int]:
+        """What the descriptors are, and how many of each: for who looks for a leak."""
+        assert self.process is not None
+        proc = Path(f"/proc/{self.process.pid}")
+        sockets: dict[str, str] = {}
+        lines = [(proc / "net" / table).read_text().splitlines()[1:] for table in ("tcp", "tcp6")]
+        for line in itertools.chain(*lines):
+            local, remote, state, inode = (line.split()[i] for i in (1, 2, 3, 9))
+            # The last word of the address: of IPv4, or of IPv4 in IPv6.
+            host = ".".join(str(byte) for byte in reversed(bytes.fromhex(remote[-13:-5])))
+            ports = (int(end[-4:], 16) for end in (local, remote))
+            sockets[inode] = f"tcp {next(ports)} of {host}:{next(ports)} state {state}"
+        kinds: Counter[str] = Counter()
+        for descriptor in (proc / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                kind = os.readlink(descriptor)
+                if kind.startswith("socket:["):
+                    kind = sockets.get(kind[8:-1], "other socket")
+                kinds[kind] += 1
+        return dict(kinds)
 
     def metrics(self) -> dict[str, float]:
         """Name with labels -> value."""

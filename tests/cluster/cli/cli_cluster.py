@@ -36,6 +36,7 @@ class CliTest(unittest.TestCase):
     """One cluster for all tests of a class; SERVERS are the names of its data servers."""
 
     SERVERS = ("one",)
+    MANAGER_FLAGS: tuple[str, ...] = ()
 
     @classmethod
     def setUpClass(cls):
@@ -44,7 +45,7 @@ class CliTest(unittest.TestCase):
         cls.addClassCleanup(cls.stop)
         ready = cls.start(
             "manager", BIN / "simm-manager", "--listen", "127.0.0.1:0", "--http", "off",
-            "--state", Path(cls.folder.name, "state"), "--new-cluster",
+            "--state", Path(cls.folder.name, "state"), "--new-cluster", *cls.MANAGER_FLAGS,
         )  # fmt: skip
         cls.manager = ready["listen"]
         cls.addresses = {name: cls.start_server(name) for name in cls.SERVERS}

@@ -10,7 +10,7 @@ import time
 import unittest
 from pathlib import Path
 
-from cli_cluster import DONE, NOT_THERE, REFUSED, UNREACHABLE, USAGE, CliTest
+from cli_cluster import DONE, NOT_THERE, REFUSED, UNREACHABLE, USAGE, CliTest, wait_until
 
 
 class SimmctlTest(CliTest):
@@ -140,6 +140,34 @@ class SimmctlTest(CliTest):
             self.assertIn(address.encode(), done.stderr)
             self.assertIn(b"SIMM_CLUSTER_MANAGER", done.stderr)
             self.assertIn(b"quickstart", done.stderr)
+
+
+class ReplicasTest(CliTest):
+    """Two owners a shard."""
+
+    SERVERS = ("one", "two", "three")
+    MANAGER_FLAGS = ("--replicas", "2")
+
+    def test_map_names_every_owner(self):
+        named = set()
+        for i in range(30):
+            seen = self.json(DONE, "map", f"key-{i}")
+            owners = [seen["server"], *seen["replicas"]]
+            self.assertEqual(len(set(owners)), 2, owners)
+            named.update(owners)
+        self.assertEqual(named, set(self.SERVERS))
+        for_people = self.text(DONE, "map", "key-29")
+        self.assertIn(f"server  {owners[0]} at 127.0.0.1:", for_people)
+        self.assertIn(f"replica {owners[1]}\n", for_people)
+
+    def test_a_value_is_at_both_owners(self):
+        self.check(DONE, "put", "both", "-", stdin=b"x" * 1000)
+        wait_until("two entries are reported", lambda: self.entries() == 2)
+        self.check(DONE, "rm", "both")
+        wait_until("none is left", lambda: self.entries() == 0)
+
+    def entries(self):
+        return sum(node["entries"] for node in self.json(DONE, "nodes")["nodes"])
 
 
 if __name__ == "__main__":

@@ -11,9 +11,12 @@
 #include <thread>
 #include <vector>
 
+#include "common/base/mutex.h"
 #include "common/transport/tcp/tcp_transport.h"
 #include "dataserver/data_service.h"
+#include "tests/support/fake_clock.h"
 #include "tests/support/pool_driver.h"
+#include "tests/support/wrapped_connection.h"
 
 namespace simm::dataserver {
 namespace {
@@ -79,6 +82,17 @@ bool WaitFor(Condition condition) {
   return true;
 }
 
+// Each message takes 20 ms, as with a source that has little processor time.
+class SlowConnection final : public WrappedConnection {
+ public:
+  SlowConnection(std::unique_ptr<Connection> inner, const transport::Capabilities& capabilities)
+      : WrappedConnection(std::move(inner), capabilities, nullptr) {}
+  Status Post(std::span<const transport::WorkItem> items) override {
+    std::this_thread::sleep_for(20ms);
+    return inner().Post(items);
+  }
+};
+
 class MigratorTest : public testing::Test {
  protected:
   MigratorTest() { StartSource(); }
@@ -96,10 +110,18 @@ class MigratorTest : public testing::Test {
     auto acceptor =
         tcp_.Listen("127.0.0.1:0", "--data-listen",
                     [this](const transport::SessionTag& tag) { return sessions_.Check(tag); });
-    address_ = (*acceptor)->Address();
+    SetAddress((*acceptor)->Address());
     std::vector<std::unique_ptr<transport::Acceptor>> acceptors;
     acceptors.push_back(std::move(*acceptor));
     service_ = std::make_unique<DataService>(context_, std::move(acceptors), 1);
+  }
+  void SetAddress(std::string address) {
+    MutexLock lock(address_mutex_);
+    address_ = std::move(address);
+  }
+  std::string Address() {
+    MutexLock lock(address_mutex_);
+    return address_;
   }
   void Fill(int count, uint64_t bytes = kBytes) {
     for (int i = 0; i < count; ++i) ASSERT_EQ(PutHashed(*source_, KeyOf(i), bytes), Code::kOk);
@@ -114,7 +136,11 @@ class MigratorTest : public testing::Test {
               EXPECT_EQ(source.id, kSource);
               connects_.fetch_add(1);
               if (unreachable_.load()) return Status(Code::kUnavailable, "unplugged");
-              return tcp_.Connect(address_, {sessions_.Open("destination"), kIncarnation}, 2s);
+              auto connection =
+                  tcp_.Connect(Address(), {sessions_.Open("destination"), kIncarnation}, 2s);
+              if (!slow_ || !connection.ok()) return connection;
+              const transport::Capabilities capabilities = (*connection)->capabilities();
+              return {std::make_unique<SlowConnection>(*std::move(connection), capabilities)};
             },
             .on_pulled = [this] { pulled_.fetch_add(1); }});
   }
@@ -137,11 +163,13 @@ class MigratorTest : public testing::Test {
   DataMetrics metrics_;
   std::atomic<ServerId> self_{kSource};
   DataContext context_{*source_, sessions_, map_, metrics_, MonotonicClock::Get(), self_};
-  std::string address_;
+  Mutex address_mutex_;  // a pull may be connecting while the source starts anew
+  std::string address_ SIMM_GUARDED_BY(address_mutex_);
   std::unique_ptr<DataService> service_;
   std::atomic<int> connects_{0};
   std::atomic<int> pulled_{0};
   std::atomic<bool> unreachable_{false};
+  bool slow_ = false;
   std::unique_ptr<Migrator> migrator_;
 };
 
@@ -257,6 +285,44 @@ TEST_F(MigratorTest, TheThrottleHoldsAndStopDoesNotWaitForIt) {
   EXPECT_GE(MonotonicClock::Get().Now() - begin, 900ms);
   EXPECT_LT(migrator_->Progress().entries_pulled, 500u);
   migrator_->Stop();
+}
+
+// A throttled pull rests after each batch for as long as that batch was work, and more.
+TEST_F(MigratorTest, APullLeavesASlowSourceToItsReadersMostOfTheTime) {
+  Fill(250);  // 10 batches of 256 KiB, 1/4 ms of the bandwidth
+  slow_ = true;
+  StartMigrator(1 << 30);
+  const Instant begin = MonotonicClock::Get().Now();
+  Move();
+  ASSERT_TRUE(WaitFor([&] { return migrator_->Progress().entries_pulled == 250; }));
+  // 10 times 20 ms and 9 rests of 50 ms, the longest.
+  EXPECT_GE(MonotonicClock::Get().Now() - begin, 600ms);
+}
+
+TEST_F(MigratorTest, WithoutThreadsItsDriverPullsAndMayGiveUp) {
+  Fill(20);
+  bool gives_up = true;
+  const auto connect = [this](const ServerRecord&, const MapVersion&) {
+    return tcp_.Connect(Address(), {sessions_.Open("destination"), kIncarnation}, 2s);
+  };
+  migrator_ = std::make_unique<Migrator>(
+      *destination_,
+      Migrator::Options{.connect = connect, .threads = 0, .gives_up = [&] { return gives_up; }});
+  FakeClock clock;
+  EXPECT_EQ(migrator_->NextDue(), kForever);
+  EXPECT_FALSE(migrator_->PullNext(clock)) << "before there is a map";
+  Move();
+  EXPECT_LE(migrator_->NextDue(), clock.Now());
+  EXPECT_TRUE(migrator_->PullNext(clock));
+  EXPECT_EQ(migrator_->Progress().entries_pulled, 0u) << "the lane was given up";
+  EXPECT_EQ(migrator_->failures(), 1u);
+  EXPECT_FALSE(migrator_->PullNext(clock)) << "not before the pause is over";
+  gives_up = false;
+  clock.Advance(limits::kPullRetryMin);
+  EXPECT_EQ(migrator_->NextDue(), clock.Now());
+  EXPECT_TRUE(migrator_->PullNext(clock));
+  EXPECT_EQ(migrator_->Progress().entries_pulled, 20u);
+  EXPECT_EQ(migrator_->NextDue(), kForever);
 }
 
 TEST_F(MigratorTest, ASourceAnswersReadsAndRefusesWrites) {

@@ -1,16 +1,13 @@
-// The pool while shards move: what wins at a destination, what a removal leaves behind, how old
-// what is pulled lands, and what a source tells of its entries.
+// The pool while shards move: what wins at a destination, what a removal leaves behind, and how
+// old what is pulled lands.
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <numeric>
 #include <string>
 #include <vector>
 
-#include "dataserver/entry_lister.h"
 #include "dataserver/pool.h"
-#include "tests/support/fake_clock.h"
-#include "tests/support/pool_driver.h"
+#include "tests/support/migration_pool.h"
 #include "tests/support/pool_folder.h"
 
 namespace simm::dataserver {
@@ -18,57 +15,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr uint64_t kBytes = 1000;
-
-std::vector<uint32_t> AllShards() {
-  std::vector<uint32_t> shards(limits::kShards);
-  std::iota(shards.begin(), shards.end(), 0);
-  return shards;
-}
-
-EntryFacts Facts(const std::string& key, uint64_t version = 0, Duration age = 1s,
-                 uint64_t bytes = kBytes) {
-  std::vector<std::byte> value(bytes);
-  FillValue(value, key, version);
-  return {.hash = HashOf(key),
-          .ns = 0,
-          .key = key,
-          .value_bytes = bytes,
-          .checksum = Xxh3_64(value),
-          .age = age};
-}
-
-class PoolMigrationTest : public ::testing::Test {
- protected:
-  PoolMigrationTest() { Make(1 << 20, {}); }
-  ~PoolMigrationTest() override {
-    const Status status = pool_->Audit();
-    EXPECT_TRUE(status.ok()) << status.ToString();
-  }
-  void Make(uint64_t memory, const std::string& path) {
-    pool_.reset();
-    pool_ = std::move(*Pool::Create({.memory_bytes = memory,
-                                     .mean_value_bytes = 4096,
-                                     .path = path,
-                                     .prefault = false,
-                                     .boot_clock = &clock_},
-                                    clock_));
-  }
-  Code Pull(const EntryFacts& facts, uint64_t version = 0) {
-    const auto grant = pool_->Allocate(facts.hash, facts.ns, facts.key, facts.value_bytes);
-    if (!grant.ok()) return grant.code();
-    FillValue(grant->value, facts.key, version);
-    return pool_->CommitPulled(*grant, facts, {});
-  }
-  Code Remove(const std::string& key) { return pool_->Remove(HashOf(key), 0, key); }
-  void Sweep() {
-    for (uint64_t cursor = 0; cursor != UINT64_MAX;)
-      cursor = pool_->DropShards([](uint32_t) { return true; }, cursor);
-  }
-
-  FakeClock clock_{1'000'000'000'000};
-  std::unique_ptr<Pool> pool_;
-};
+constexpr uint64_t kBytes = kMovedBytes;
 
 TEST_F(PoolMigrationTest, WhatIsHereWinsOverWhatTheSourceHas) {
   EXPECT_EQ(pool_->WantsPulled(Facts("a")), Code::kWrongOwner);
@@ -99,7 +46,27 @@ TEST_F(PoolMigrationTest, WhatIsOlderThanThePullGivesWay) {
   EXPECT_EQ(pool_->Usage().entries, 2u);
 }
 
-TEST_F(PoolMigrationTest, ARemovalStaysUntilTheShardHasNoSource) {
+TEST_F(PoolMigrationTest, APutIntoWhatWasGrantedBeforeTheShardCameIsNewer) {
+  const auto grant = pool_->Allocate(HashOf("a"), 0, "a", kBytes);
+  ASSERT_TRUE(grant.ok());
+  const auto commit = [&](const Grant& to) {
+    FillValue(to.value, "a", 2);
+    return pool_->Commit(to, HashOf("a"), 0, "a", PutMode::kReplace, Xxh3_64(to.value), {});
+  };
+  pool_->SetPulling(AllShards());
+  ASSERT_EQ(commit(*grant), Code::kOk);
+  EXPECT_EQ(pool_->WantsPulled(Facts("a", 1)), Code::kExists);
+  EXPECT_EQ(Pull(Facts("a", 1), 1), Code::kExists);
+  EXPECT_EQ(Get(*pool_, "a", 2), Code::kOk);
+  // Of another source it is older.
+  pool_->SetPulling({});
+  pool_->SetPulling(AllShards());
+  EXPECT_EQ(pool_->WantsPulled(Facts("a", 3)), Code::kOk);
+  EXPECT_EQ(Pull(Facts("a", 3), 3), Code::kOk);
+  EXPECT_EQ(Get(*pool_, "a", 3), Code::kOk);
+}
+
+TEST_F(PoolMigrationTest, ARemovalStaysUntilTheShardHasHadNoSourceForAWhile) {
   pool_->SetPulling(AllShards());
   ASSERT_EQ(Put(*pool_, "here", kBytes), Code::kOk);
   EXPECT_EQ(Remove("here"), Code::kOk);
@@ -121,13 +88,53 @@ TEST_F(PoolMigrationTest, ARemovalStaysUntilTheShardHasNoSource) {
   EXPECT_EQ(Put(*pool_, "here", kBytes, 5), Code::kOk);
   EXPECT_EQ(Get(*pool_, "here", 5), Code::kOk);
   EXPECT_EQ(pool_->Usage().tombstones, 1u);
+  EXPECT_EQ(pool_->NextTombstoneEnd(), kForever);
   pool_->SetPulling({});
+  EXPECT_EQ(pool_->WantsPulled(Facts("new")), Code::kWrongOwner);
+  // Clients may hold the map with the source for a moment yet.
   Sweep();
+  EXPECT_EQ(Get(*pool_, "there"), Code::kRemoved);
+  EXPECT_EQ(Remove("here"), Code::kOk);
+  EXPECT_EQ(Get(*pool_, "here"), Code::kRemoved);
+  EXPECT_EQ(Remove("nowhere"), Code::kMiss) << "all that the source had is here";
+  EXPECT_EQ(pool_->Usage().tombstones, 2u);
+  EXPECT_EQ(Put(*pool_, "here", kBytes, 6), Code::kOk);
+  clock_.Advance(4999ms);
+  Sweep();
+  EXPECT_EQ(pool_->Usage().tombstones, 1u);
+  clock_.Advance(1ms);
+  EXPECT_EQ(pool_->NextTombstoneEnd(), clock_.Now());
+  Sweep();
+  EXPECT_EQ(pool_->NextTombstoneEnd(), kForever);
   EXPECT_EQ(pool_->Usage().tombstones, 0u);
   EXPECT_EQ(Get(*pool_, "there"), Code::kMiss);
   EXPECT_EQ(Remove("there"), Code::kMiss);
   EXPECT_EQ(Remove("here"), Code::kOk);
   EXPECT_EQ(pool_->Usage().tombstones, 0u);
+}
+
+// The shard was elsewhere in between: what happened here before that is old.
+TEST_F(PoolMigrationTest, AShardThatGetsASourceAnewBeginsAnew) {
+  pool_->SetPulling(AllShards());
+  ASSERT_EQ(Put(*pool_, "put", kBytes, 1), Code::kOk);
+  ASSERT_EQ(Remove("removed"), Code::kOk);
+  ASSERT_EQ(Remove("again"), Code::kOk);
+  pool_->SetPulling({});
+  clock_.Advance(1s);
+  pool_->SetPulling(AllShards());
+  EXPECT_EQ(Pull(Facts("put", 2), 2), Code::kOk);
+  EXPECT_EQ(Get(*pool_, "put", 2), Code::kOk);
+  EXPECT_EQ(pool_->WantsPulled(Facts("removed", 2)), Code::kOk);
+  EXPECT_EQ(Pull(Facts("removed", 2), 2), Code::kOk);
+  EXPECT_EQ(Get(*pool_, "removed", 2), Code::kOk);
+  EXPECT_EQ(Get(*pool_, "again"), Code::kMiss) << "the source is to be asked";
+  EXPECT_EQ(Remove("again"), Code::kOk);
+  EXPECT_EQ(pool_->WantsPulled(Facts("again", 2)), Code::kRemoved);
+  EXPECT_EQ(pool_->Usage().tombstones, 1u);
+  EXPECT_TRUE(pool_->Audit().ok());
+  clock_.Advance(60s);
+  Sweep();
+  EXPECT_EQ(pool_->Usage().tombstones, 1u) << "of the second pull, which goes on";
 }
 
 // Else the source's value would be read again after the newer one.
@@ -313,137 +320,6 @@ TEST_F(PoolMigrationTest, NoOrderOfThingsBringsAnOlderValueBack) {
     ASSERT_TRUE(pool_->Audit().ok()) << pool_->Audit().ToString();
     EXPECT_GT(pool_->Usage().tombstones, 0u);
   }
-}
-
-// ---- listings
-
-constexpr ServerId kSource = 1;
-constexpr ServerId kDestination = 2;
-
-// Every other shard goes from the source to the destination.
-std::shared_ptr<const RouteTable> MovingTable(uint64_t epoch) {
-  MapContents contents;
-  contents.version = {{1, 2}, 1, epoch};
-  for (const ServerId id : {kSource, kDestination}) {
-    ServerRecord record;
-    record.id = id;
-    record.name = "s" + std::to_string(id);
-    record.control_address = record.data_address = "127.0.0.1:1";
-    record.weight = 1;
-    contents.servers.push_back(record);
-  }
-  contents.namespaces = {{0, "default"}};
-  for (uint32_t shard = 0; shard < limits::kShards; ++shard) {
-    contents.owners.push_back(shard % 2 == 0 ? ShardOwner{kDestination, kSource}
-                                             : ShardOwner{kSource, kNoServer});
-  }
-  return *RouteTable::Create(std::move(contents));
-}
-
-class ListerTest : public PoolMigrationTest {
- protected:
-  // The reply's keys are those of body_.
-  protocol::ListReply Ask(EntryLister& lister, uint64_t cursor, uint64_t epoch = 5) {
-    protocol::MessageBuffer request;
-    protocol::MessageBuffer buffer;
-    const auto answer = lister.Answer(
-        protocol::Encode(protocol::ListRequest{kDestination, cursor, {1, epoch}}, request),
-        table_.get(), kSource, buffer);
-    EXPECT_TRUE(answer.ok()) << answer.status().ToString();
-    body_.assign(answer->begin(), answer->end());
-    protocol::ListReply reply;
-    EXPECT_TRUE(protocol::Decode(body_, &reply).ok());
-    return reply;
-  }
-  std::vector<std::string> All(EntryLister& lister) {
-    std::vector<std::string> keys;
-    protocol::ListReply reply;
-    int answers = 0;
-    do {
-      reply = Ask(lister, reply.cursor);
-      EXPECT_EQ(reply.code, Code::kOk);
-      for (const auto& entry : reply.entries) keys.emplace_back(entry.key);
-      if (++answers == 1 && between_) between_();
-    } while (!reply.done && answers < 10'000);
-    EXPECT_TRUE(reply.done);
-    return keys;
-  }
-
-  std::shared_ptr<const RouteTable> table_ = MovingTable(5);
-  std::atomic<uint64_t> open_{0};
-  std::vector<std::byte> body_;
-  std::function<void()> between_;
-};
-
-TEST_F(ListerTest, HottestFirstAndOnlyWhatMoves) {
-  Make(4 << 20, {});
-  std::vector<std::string> moving;
-  for (int i = 0; i < 500; ++i) {
-    const std::string key = "key-" + std::to_string(i) + std::string(i % 200, '.');
-    ASSERT_EQ(Put(*pool_, key, 100), Code::kOk);
-    clock_.Advance(1ms);
-    if (ShardOf(HashOf(key)) % 2 == 0) moving.push_back(key);
-  }
-  // One of the oldest is used again.
-  pool_->Touch(HashOf(moving[3]), 0, moving[3]);
-  std::rotate(moving.begin() + 3, moving.begin() + 4, moving.end());
-  std::reverse(moving.begin(), moving.end());
-  EntryLister lister(*pool_, open_);
-  EXPECT_EQ(All(lister), moving);
-  EXPECT_EQ(open_.load(), 0u);
-  EXPECT_EQ(All(lister), moving) << "from the beginning again";
-}
-
-TEST_F(ListerTest, WhatIsPutInTheMeantimeIsToldOfAtTheEnd) {
-  std::string late;
-  for (int i = 0; late.empty(); ++i) {
-    const std::string key = "late" + std::to_string(i);
-    if (ShardOf(HashOf(key)) % 2 == 0) late = key;
-  }
-  std::vector<std::string> moving;
-  for (int i = 0; i < 20; ++i) {
-    const std::string key = "key-" + std::to_string(i);
-    ASSERT_EQ(Put(*pool_, key, 100), Code::kOk);
-    if (ShardOf(HashOf(key)) % 2 == 0) moving.push_back(key);
-  }
-  between_ = [&] {
-    EXPECT_EQ(Put(*pool_, late, 100), Code::kOk);
-    EXPECT_EQ(Remove(moving[0]), Code::kOk);
-  };
-  EntryLister lister(*pool_, open_);
-  const auto keys = All(lister);
-  EXPECT_EQ(std::count(keys.begin(), keys.end(), late), 1);
-  EXPECT_EQ(std::count(keys.begin(), keys.end(), moving[0]), 0);
-  EXPECT_EQ(keys.size(), moving.size());
-}
-
-TEST_F(ListerTest, OnlyByTheSameMapAndFromWhereItStands) {
-  EntryLister lister(*pool_, open_);
-  EXPECT_EQ(Ask(lister, 0, 6).code, Code::kWrongOwner) << "the source is behind";
-  EXPECT_EQ(Ask(lister, 0, 4).code, Code::kWrongOwner);
-  EXPECT_EQ(Ask(lister, 0, 4).map.epoch, 5u);
-  EXPECT_EQ(Ask(lister, 1).code, Code::kMiss) << "nothing was begun";
-  const auto first = Ask(lister, 0);
-  EXPECT_EQ(first.code, Code::kOk);
-  EXPECT_EQ(open_.load(), 1u);
-  table_ = MovingTable(6);
-  EXPECT_EQ(Ask(lister, first.cursor).code, Code::kOk)
-      << "it goes on by the rows that it began with";
-  EXPECT_EQ(Ask(lister, first.cursor).code, Code::kMiss);
-  table_ = nullptr;
-  EXPECT_EQ(Ask(lister, 0).code, Code::kWrongOwner);
-}
-
-TEST_F(ListerTest, ListingsAreBounded) {
-  std::vector<std::unique_ptr<EntryLister>> listers;
-  for (size_t i = 0; i < limits::kMaxListings; ++i) {
-    listers.push_back(std::make_unique<EntryLister>(*pool_, open_));
-    ASSERT_EQ(Ask(*listers.back(), 0).code, Code::kOk);
-  }
-  EntryLister one_more(*pool_, open_);
-  EXPECT_EQ(Ask(one_more, 0).code, Code::kBusy);
-  listers.pop_back();
-  EXPECT_EQ(Ask(one_more, 0).code, Code::kOk);
 }
 
 }  // namespace

@@ -158,5 +158,12 @@ TEST(Throttle, LetsBytesPassAtItsRate) {
   EXPECT_EQ(open.Take(UINT64_MAX, now), 0ns);
 }
 
+TEST(RestAfter, IsThreeTimesTheWorkAndBounded) {
+  EXPECT_EQ(RestAfter(0ns), 0ns);
+  EXPECT_EQ(RestAfter(2ms), 6ms);
+  EXPECT_EQ(RestAfter(10s), 50ms) << "a source that was paused";
+  EXPECT_EQ(RestAfter(-1ms), 0ns);
+}
+
 }  // namespace
 }  // namespace simm::dataserver

@@ -30,6 +30,22 @@ TEST_F(MembershipSilenceTest, MoreThanAThirdSilentFreezesTheMapUntilTheyAreBack)
   EXPECT_EQ(epoch(), before) << "nobody was moved";
 }
 
+// With the first that is back the rest is no mass any more: it is no death for that.
+TEST_F(MembershipSilenceTest, ThoseWhoComeBackOneAfterTheOtherAreNotBuriedInBetween) {
+  Start(3);
+  const uint64_t before = epoch();
+  EXPECT_TRUE(Pass(60s, From(2)).empty());
+  ASSERT_NE(members_.frozen(), "");
+  EXPECT_TRUE(Pass(9s, From(1)).empty()) << "the second is back, the first not yet";
+  EXPECT_EQ(members_.frozen(), "");
+  EXPECT_TRUE(Pass(30s, ids_).empty());
+  EXPECT_EQ(epoch(), before) << "nobody was moved";
+  // Who does not come back is dead one dead-time after the thaw.
+  EXPECT_TRUE(Pass(60s, From(2)).empty());
+  EXPECT_TRUE(Pass(9s, From(1)).empty());
+  EXPECT_EQ(Pass(2s, From(1)), std::vector<std::string>{"s0"});
+}
+
 TEST_F(MembershipSilenceTest, AThirdIsNotMoreThanAThird) {
   Start(6);
   EXPECT_EQ(Pass(11s, From(2)).size(), 2U);
@@ -75,8 +91,9 @@ TEST_F(MembershipSilenceTest, RemovingOneThawsWhenTheRestIsNoMassAnyMore) {
   EXPECT_TRUE(Remove("s0").ok());
   EXPECT_TRUE(Pass(1s, From(3)).empty()) << "2 of 5 still";
   EXPECT_TRUE(Remove("s1").ok());
-  EXPECT_EQ(Pass(1s, From(3)), std::vector<std::string>{"s2"}) << "one of 4 is a death";
+  EXPECT_TRUE(Pass(9s, From(3)).empty());
   EXPECT_EQ(members_.frozen(), "");
+  EXPECT_EQ(Pass(2s, From(3)), std::vector<std::string>{"s2"}) << "one of 4 is a death";
   for (const ShardOwner& owner : owners()) ASSERT_GE(owner.server, ids_[3]);
 }
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "common/base/random.h"
+#include "common/rpc/channel.h"
 #include "common/rpc/control_services.h"
 #include "common/rpc/dataserver_stub.h"
 #include "common/rpc/manager_stub.h"
@@ -164,6 +165,29 @@ TEST_F(ControlServerTest, APlaceToAskAProgramAboutItself) {
   EXPECT_EQ(node->host.interfaces[0].mtu, 9000U);
   ASSERT_EQ(node->host.rdma_ports.size(), 1U);
   EXPECT_EQ(node->host.rdma_ports[0].state, "ACTIVE");
+}
+
+// Whoever was cut off and has gone leaves nothing behind; whoever is there notices nothing.
+TEST_F(ControlServerTest, ConnectionsWithoutCallsAreClosedAndCallsGoOn) {
+  ControlServerOptions options;
+  options.listen = "127.0.0.1:0";
+  options.manager = &manager_;
+  options.idle_limit = 300ms;
+  const auto server = *ControlServer::Start(std::move(options));
+  const std::string address = "127.0.0.1:" + std::to_string(server->port());
+  const auto channel = OpenChannel(address);
+  const auto in = [](auto time) { return std::chrono::system_clock::now() + time; };
+  ASSERT_TRUE(channel->WaitForConnected(in(10s)));
+  EXPECT_TRUE(channel->WaitForStateChange(GRPC_CHANNEL_READY, in(20s))) << "it stays open";
+  auto stub = *ManagerStub::Create({address});
+  manager_.delay = 1500ms;
+  EXPECT_TRUE(stub->Heartbeat({}, 20s).ok()) << "a call is longer than that";
+  EXPECT_TRUE(channel->WaitForConnected(in(10s)));
+  manager_.delay = 0ms;
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_TRUE(stub->Heartbeat({}, 20s).ok()) << i;
+    std::this_thread::sleep_for(i * 100ms);  // about the limit, too
+  }
 }
 
 TEST_F(ControlServerTest, AnOlderProgramSaysNothingOfItself) {

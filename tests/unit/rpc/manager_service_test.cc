@@ -335,6 +335,12 @@ TEST_F(ManagerServiceTest, MassSilenceIsShownAndEndsByRemoval) {
   std::erase(kinds, K::kEpoch);
   EXPECT_EQ(kinds, (std::vector<K>{K::kManagerStarted, K::kJoined, K::kJoined, K::kFrozen,
                                    K::kRemoved, K::kThawed, K::kDied}));
+  const auto events = stub_->ListEvents(0, 0, 5s);
+  ASSERT_TRUE(events.ok());
+  const auto died = std::find_if(events->begin(), events->end(),
+                                 [](const rpc::Event& event) { return event.kind == K::kDied; });
+  ASSERT_NE(died, events->end());
+  EXPECT_EQ(died->text, "silent for 0.5 s");
 }
 
 TEST_F(ManagerServiceTest, ADrainEndsWithADrainedEvent) {
