@@ -94,6 +94,7 @@ bool Registrar::TryRegister() {
     ReportMap(*reply, held.get());
     return false;
   }
+  answered_ = MonotonicClock::Get().Now();
   options_.on_registered(reply->id);
   options_.self->store(reply->id, std::memory_order_release);
   if (reply->heartbeat_ms > 0) heartbeat_ = std::chrono::milliseconds(reply->heartbeat_ms);
@@ -130,12 +131,15 @@ bool Registrar::SendHeartbeat() {
   request.migration = options_.migration();
   request.stats = options_.stats();
   const Instant sent = MonotonicClock::Get().Now();
+  request.unanswered_ms = static_cast<uint64_t>(
+      std::max<int64_t>(1, (sent - answered_) / std::chrono::milliseconds(1)));
   const auto reply = manager_->Heartbeat(request, kCallTimeout);
   if (options_.on_heartbeat) options_.on_heartbeat(MonotonicClock::Get().Now() - sent, reply.ok());
   if (!reply.ok()) {
     SetProblem(reply.status());
     return true;  // silence is the manager's to judge; the same identity goes on when it is back
   }
+  answered_ = MonotonicClock::Get().Now();
   SetProblem(Status::Ok());
   return !reply->register_again;
 }

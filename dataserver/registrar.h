@@ -52,6 +52,7 @@ class Registrar {
   std::unique_ptr<rpc::ManagerStub> manager_;
   Options options_;
   Duration heartbeat_;
+  Instant answered_;  // when the manager's last answer came in
   mutable Mutex mutex_;
   CondVar wake_;
   bool stopping_ SIMM_GUARDED_BY(mutex_) = false;

@@ -429,6 +429,13 @@ void Membership::TakePulled(const rpc::HeartbeatRequest& request) {
   }
 }
 
+Duration Membership::DeafFor(const rpc::HeartbeatRequest& request) const {
+  const auto longest = std::chrono::milliseconds(std::chrono::hours(1));
+  const auto unanswered = std::chrono::milliseconds(
+      std::min(request.unanswered_ms, static_cast<uint64_t>(longest.count())));
+  return std::max(Duration::zero(), unanswered - options_.heartbeat);
+}
+
 rpc::HeartbeatReply Membership::Heartbeat(Instant now, const rpc::HeartbeatRequest& request) {
   rpc::HeartbeatReply reply;
   reply.map = state_.map.version;
@@ -440,7 +447,7 @@ rpc::HeartbeatReply Membership::Heartbeat(Instant now, const rpc::HeartbeatReque
     return reply;
   }
   Heard& heard = heard_[request.id];
-  heard.last = now;
+  heard.last = std::max(heard.last, now - DeafFor(request));
   heard.map = request.map;
   heard.stats = request.stats;
   heard.migration = request.migration;

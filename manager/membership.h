@@ -94,6 +94,8 @@ class Membership {
   // heard.
   void Commit(Instant now, Draft draft);
 
+  // Counts as heard one heartbeat after the last answer that its sender had, if that was earlier
+  // than now: who can speak and hears nothing serves nobody, and dies as the silent do.
   rpc::HeartbeatReply Heartbeat(Instant now, const rpc::HeartbeatRequest& request);
   // Call it every heartbeat or so. A call that comes much too late means that this process was
   // paused or starved and could not hear: nobody is declared dead for one dead-time.
@@ -133,6 +135,7 @@ class Membership {
   bool IsSilent(Instant now, const ServerRecord& record) const;
   std::string FreezeReason(Instant now, const Draft& draft) const;
   void TakePulled(const rpc::HeartbeatRequest& request);
+  Duration DeafFor(const rpc::HeartbeatRequest& request) const;
   // What a new map means for the shards that are on their way.
   void FollowRows(const MapContents& before);
 

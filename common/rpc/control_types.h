@@ -89,6 +89,8 @@ struct HeartbeatRequest {
   // row. At most limits::kMaxPulledShards; repeated until the row has no source any more.
   std::vector<uint32_t> pulled_shards{};
   MigrationProgress migration{};
+  // Since an answer of the manager came in. Who speaks and hears nothing is as good as silent.
+  uint64_t unanswered_ms = 0;
 };
 struct HeartbeatReply {
   MapVersion map;               // the newest

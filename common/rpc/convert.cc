@@ -179,6 +179,7 @@ v1::HeartbeatRequest ToProto(const HeartbeatRequest& request) {
     before = shard;
   }
   *out.mutable_migration() = ToProto(request.migration);
+  out.set_unanswered_ms(request.unanswered_ms);
   return out;
 }
 
@@ -402,6 +403,7 @@ HeartbeatRequest FromProto(const v1::HeartbeatRequest& request) {
     out.pulled_shards.push_back(static_cast<uint32_t>(shard));
   }
   out.migration = FromProto(request.migration());
+  out.unanswered_ms = request.unanswered_ms();
   return out;
 }
 

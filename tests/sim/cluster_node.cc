@@ -140,8 +140,11 @@ void Node::Talk() {
     request.map = held->version();
     if (puller_) request.pulled_shards = puller_->Pulled(*held);
   }
+  request.unanswered_ms = static_cast<uint64_t>((world_.Now() - answered_) / 1ms);
   const bool known = world_.manager.Heartbeat(request);
-  if (!known && world_.Reaches(World::kManager, place)) {
+  if (!world_.Reaches(World::kManager, place)) return;
+  answered_ = world_.Now();
+  if (!known) {
     self.store(kNoServer);
     talk_at_ = world_.Now();
   }
@@ -152,6 +155,7 @@ void Node::TalkSoon() { talk_at_ = world_.Now(); }
 // As Server::OnRegistered.
 void Node::OnRegistered(ServerId id) {
   registered_as_ = id;
+  answered_ = world_.Now();
   if (puller_ && feed.held()) puller_->OnTable(feed.held(), id);
   self.store(id);
   if (feed.held()) Housekeep();

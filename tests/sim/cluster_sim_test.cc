@@ -59,14 +59,15 @@ TEST(ClusterSim, HoldsItsInvariants) {
       "%llu seeds: %llu calls, %llu acknowledged, %llu hits (%llu judged exactly), %llu misses, "
       "%llu failed writes, %llu deadlines, %llu lanes broken; %llu epochs, %llu adoptions, %llu "
       "kills, %llu warm and %llu cold starts, %llu rounds frozen; settled in %llu %% of the time; "
-      "%llu entries pulled, %llu hits at sources, %llu at replicas; %llu deaths, %llu drains, %llu "
-      "zones lost\n",
+      "%llu entries pulled, %llu hits at sources, %llu at replicas; %llu deaths, %llu of them "
+      "deaf, %llu "
+      "drains, %llu zones lost\n",
       n(count), n(total.calls), n(total.acknowledged), n(total.hits), n(total.exact),
       n(total.misses), n(total.failed), n(total.late), n(total.broken), n(total.epochs),
       n(total.adoptions), n(total.kills), n(total.warm), n(total.cold), n(total.frozen),
       n(100 * total.settled_turns / std::max<uint64_t>(1, total.turns)), n(total.pulled),
-      n(total.from_sources), n(total.from_replicas), n(total.deaths), n(total.drains),
-      n(total.losses));
+      n(total.from_sources), n(total.from_replicas), n(total.deaths), n(total.deaf),
+      n(total.drains), n(total.losses));
 }
 
 // A mistake must show as what it is within so many seeds.

@@ -39,6 +39,7 @@ void ClusterCounts::Add(const ClusterCounts& o) {
   adoptions += o.adoptions, warm += o.warm, cold += o.cold, kills += o.kills, frozen += o.frozen;
   settled_turns += o.settled_turns, turns += o.turns, pulled += o.pulled;
   from_sources += o.from_sources, from_replicas += o.from_replicas, deaths += o.deaths;
+  deaf += o.deaf;
   drains += o.drains, losses += o.losses;
 }
 

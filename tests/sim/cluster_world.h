@@ -48,7 +48,7 @@ struct ClusterCounts {
   uint64_t calls = 0, acknowledged = 0, hits = 0, misses = 0, failed = 0, exact = 0, late = 0,
            broken = 0, epochs = 0, adoptions = 0, warm = 0, cold = 0, kills = 0, frozen = 0,
            settled_turns = 0, turns = 0, pulled = 0, from_sources = 0, from_replicas = 0,
-           deaths = 0, drains = 0, losses = 0;
+           deaths = 0, deaf = 0, drains = 0, losses = 0;
   void Add(const ClusterCounts& o);
 };
 
@@ -140,7 +140,7 @@ class Node {
   std::unique_ptr<transport::Acceptor> acceptor_, tcp_acceptor_;
   std::vector<std::unique_ptr<dataserver::DataSession>> connections_;
   std::map<uint64_t, int> clients_;  // place of each session's
-  Instant last_tick_, talk_at_;
+  Instant last_tick_, talk_at_, answered_;
 };
 
 // The manager's process and what survives it.
@@ -250,6 +250,7 @@ class World {
   // cluster_checks.cc: one thing that happens to a cluster that is well otherwise.
   void ExpectOneFault();
   void ExpectNewOwnerInTime();
+  void Deafen(const Node& node);  // nothing arrives there any more
   void ExpectDrainLosesNothing();
   void ExpectLossOfAZoneIsRepaired();
   bool ExpectHits(const std::map<std::string, uint64_t>& versions, const char* after);

@@ -97,6 +97,38 @@ TEST_F(MembershipSilenceTest, RemovingOneThawsWhenTheRestIsNoMassAnyMore) {
   for (const ShardOwner& owner : owners()) ASSERT_GE(owner.server, ids_[3]);
 }
 
+TEST_F(MembershipSilenceTest, WhoSpeaksAndHearsNothingDiesAsTheSilentDo) {
+  Start(4);
+  std::vector<std::string> dead;
+  for (uint64_t second = 1; second <= 11; ++second) {
+    const auto buried = Pass(1s, From(1));
+    dead.insert(dead.end(), buried.begin(), buried.end());
+    rpc::HeartbeatRequest beat;
+    beat.id = ids_[0];
+    beat.boot_id = {2, 1};
+    beat.map = version();
+    beat.unanswered_ms = 1000 * second;
+    EXPECT_EQ(members_.Heartbeat(clock_.Now(), beat).register_again, !dead.empty());
+    EXPECT_EQ(dead.empty(), second < 11) << "after " << second << " s";
+  }
+  EXPECT_EQ(dead, std::vector<std::string>{"s0"});
+}
+
+TEST_F(MembershipSilenceTest, OneAnswerBringsTheDeafBack) {
+  Start(4);
+  rpc::HeartbeatRequest beat;
+  beat.id = ids_[0];
+  beat.boot_id = {2, 1};
+  beat.map = version();
+  for (int round = 0; round < 4; ++round) {
+    EXPECT_TRUE(Pass(7s, From(1)).empty());
+    beat.unanswered_ms = UINT64_MAX;  // for ever, and no earlier than it was heard before
+    EXPECT_FALSE(members_.Heartbeat(clock_.Now(), beat).register_again);
+    beat.unanswered_ms = 1;
+    EXPECT_FALSE(members_.Heartbeat(clock_.Now(), beat).register_again);
+  }
+}
+
 TEST_F(MembershipSilenceTest, AFrozenMapLetsServersJoinAndReturn) {
   Start(3);
   EXPECT_TRUE(Pass(11s, From(2)).empty());

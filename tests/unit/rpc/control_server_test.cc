@@ -233,7 +233,7 @@ TEST_F(ControlServerTest, CarriesEveryFieldOfTheManagersCalls) {
   EXPECT_EQ(got.capabilities, 3U);
   EXPECT_EQ(got.held, request.held);
   HeartbeatRequest heartbeat{9,  {1, 1},           {{2, 2}, 3, 4},
-                             {}, {0, 7, 8, 65535}, {1, 2, 3, 4, 5, 6, 7}};
+                             {}, {0, 7, 8, 65535}, {1, 2, 3, 4, 5, 6, 7}, 1234};
   heartbeat.stats.bytes_written = 77;
   Result<HeartbeatReply> beaten = stub->Heartbeat(heartbeat, 5s);
   ASSERT_TRUE(beaten.ok());
@@ -242,6 +242,7 @@ TEST_F(ControlServerTest, CarriesEveryFieldOfTheManagersCalls) {
   EXPECT_EQ(manager_.heartbeat.stats.bytes_written, 77U);
   EXPECT_EQ(manager_.heartbeat.pulled_shards, heartbeat.pulled_shards);
   EXPECT_EQ(manager_.heartbeat.migration, heartbeat.migration);
+  EXPECT_EQ(manager_.heartbeat.unanswered_ms, heartbeat.unanswered_ms);
   Result<ClusterStatus> status = stub->GetStatus(5s);
   ASSERT_TRUE(status.ok());
   ASSERT_EQ(status->nodes.size(), 2U);
