@@ -92,7 +92,7 @@ TEST(ReadNews, AServerThatTakesNoCountsIsSentTouchesOnly) {
   EXPECT_EQ(misses.messages, 0u);
   EXPECT_FALSE(news.HasTotals());
   const Sent hits = ReadForTenSeconds(news, true, &now);
-  EXPECT_GT(hits.messages, 100u);
+  EXPECT_GE(hits.messages, 45u);
   EXPECT_EQ(hits.reports, 0u);
 }
 

@@ -155,12 +155,12 @@ TEST_F(ReadReportTest, DamagedValuesAreToldOf) {
 TEST_F(ReadReportTest, WhatTheServerHasAnsweredIsNotReportedBesides) {
   const Hash128 hash = HashOfKey("no");
   const auto& g = pool_->geometry();
-  const uint64_t at = g.buckets_offset + hash.low % g.bucket_count * protocol::kBucketBytes;
+  const uint64_t at = g.buckets_offset + BucketOf(hash, g.bucket_count) * protocol::kBucketBytes;
   auto* const bucket = reinterpret_cast<protocol::Bucket*>(
       const_cast<std::byte*>(pool_->index_memory().data() + at));
   bucket->header.overflow = 1;
   EXPECT_EQ(Read(protocol::MessageType::kExists, {"no"})[0], Code::kMiss);
-  ASSERT_EQ(stats_.lookups.load(), 1u) << "it was asked";
+  EXPECT_EQ(stats_.lookups.load(), 1u) << "it was asked";
   lane_.reset();
   Settle();
   EXPECT_EQ(Keys(DataOp::kExists, Code::kMiss), 1u);
