@@ -32,35 +32,12 @@ uint64_t NextTag() {
 
 }  // namespace
 
-void TouchBuffer::Add(const protocol::SlotTouch& touch, Instant now) {
-  protocol::SlotTouch& recent = recent_[touch.slot % recent_.size()];
-  if (recent.slot == touch.slot && recent.generation == touch.generation) return;
-  recent = touch;
-  if (pending_.empty()) oldest_ = now;
-  if (pending_.size() == kMostPending) pending_.pop_front();
-  pending_.push_back(touch);
-}
-
-bool TouchBuffer::Due(Instant now) const {
-  if (empty() || now - last_sent_ < kMinInterval) return false;
-  return pending_.size() >= protocol::kMaxSlotTouches || now - oldest_ >= kMaxAge;
-}
-
-ByteSpan TouchBuffer::Take(Instant now, protocol::MessageBuffer& out) {
-  const size_t n = std::min(pending_.size(), protocol::kMaxSlotTouches);
-  protocol::TouchSlots message;
-  message.touches.assign(pending_.begin(), pending_.begin() + static_cast<ptrdiff_t>(n));
-  pending_.erase(pending_.begin(), pending_.begin() + static_cast<ptrdiff_t>(n));
-  recent_.fill({});
-  oldest_ = last_sent_ = now;
-  return protocol::Encode(message, out);
-}
-
 Lane::Lane(std::unique_ptr<transport::Connection> connection, uint64_t session,
            std::shared_ptr<const PoolAccess> pool)
     : connection_(std::move(connection)),
       session_(session),
       pool_(std::move(pool)),
+      news_(pool_ != nullptr && pool_->takes_reports),
       tag_(NextTag()) {
   connection_->Start(this);
 }
@@ -75,21 +52,28 @@ Lane::~Lane() {
 }
 
 void Lane::Close() {
-  if (leasing_ || !disowning_.empty()) SayGoodbye();
+  protocol::MessageBuffer buffer;
+  if (news_.HasTotals()) SayGoodbye(news_.Take(MonotonicClock::Get().Now(), buffer));
+  if (leasing_ || !disowning_.empty()) {
+    SayGoodbye(protocol::Encode(protocol::ReturnRequest{}, buffer));
+  }
   connection_->Close();
 }
 
 // In order behind all that was asked and written, a LEASE that is not answered yet included.
-void Lane::SayGoodbye() {
+void Lane::SayGoodbye(ByteSpan body) {
   if (connection_->closed()) return;
-  protocol::MessageBuffer buffer;
   transport::WorkItem item;
   item.message.request_id = NextRequestId();
-  item.message.body = protocol::Encode(protocol::ReturnRequest{}, buffer);
+  item.message.body = body;
   item.completion = &goodbye_;
-  if (!connection_->Post({&item, 1}).ok()) return;
-  // Never waits: what does not leave at once is made up for by the next lane.
-  for (int i = 0; i < kGoodbyeSteps && !goodbye_.over; ++i) {
+  ++goodbye_.under_way;
+  if (!connection_->Post({&item, 1}).ok()) {
+    --goodbye_.under_way;
+    return;
+  }
+  // Never waits: leases that this says nothing of are made up for by the next lane.
+  for (int i = 0; i < kGoodbyeSteps && goodbye_.under_way > 0; ++i) {
     if (!connection_->Progress()) return;
   }
 }
@@ -166,9 +150,12 @@ void Lane::DisownLost() {
   disown_echo_ = last_request_id_;
 }
 
-void Lane::TendIfDue(Instant now) {
+void Lane::TendIfDue(Instant now, bool mute) {
   if (pool_ == nullptr || now - tended_ < limits::kLaneTending) return;
-  if (!leases_.empty() || (pool_->lost != nullptr && !pool_->lost->empty())) Tend(now);
+  const bool news = !mute && news_.Due(now);
+  if (!news && leases_.empty() && (pool_->lost == nullptr || pool_->lost->empty())) return;
+  if (news) SendNews(now);
+  Tend(now);
 }
 
 void Lane::Tend(Instant now) {
@@ -179,10 +166,11 @@ void Lane::Tend(Instant now) {
   connection_->Progress();
 }
 
-void Lane::SendTouches(Instant now) {
-  if (!touches_.Due(now) || connection_->closed()) return;
+void Lane::SendNews(Instant now) {
+  if (!news_.Due(now) || connection_->closed()) return;
+  if (connection_->MessageCredit() < kSpareCredit) return;
   protocol::MessageBuffer buffer;
-  Send(touches_.Take(now, buffer));
+  Send(news_.Take(now, buffer));
 }
 
 bool Lane::Drain(Duration timeout, uint64_t max_bytes) {

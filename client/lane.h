@@ -1,8 +1,6 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,6 +8,7 @@
 
 #include "client/lease_keeper.h"
 #include "client/pool_access.h"
+#include "client/read_news.h"
 #include "common/protocol/messages.h"
 #include "common/transport/transport.h"
 
@@ -27,37 +26,19 @@ class LaneUser {
   virtual void OnLaneClosed(const Status& why) = 0;
 };
 
-// Uses of values by one-sided reads that the server has not seen: deduplicated; the oldest are
-// dropped when too many wait. They travel with a LEASE, or alone when a message's worth of them has
-// gathered or the oldest has waited long enough, at most 25 messages a second. One-thread.
-class TouchBuffer {
- public:
-  static constexpr size_t kMostPending = 4 * protocol::kMaxSlotTouches;
-  static constexpr auto kMinInterval = std::chrono::milliseconds(40);
-  static constexpr auto kMaxAge = std::chrono::milliseconds(200);
-
-  void Add(const protocol::SlotTouch& touch, Instant now);
-  bool Due(Instant now) const;
-  bool empty() const { return pending_.empty(); }
-  // Encodes the oldest that are pending, one message's worth.
-  ByteSpan Take(Instant now, protocol::MessageBuffer& out);
-
- private:
-  std::deque<protocol::SlotTouch> pending_;
-  std::array<protocol::SlotTouch, 512> recent_{};
-  Instant oldest_;
-  Instant last_sent_;
-};
-
 // One data connection to one server, used by one call at a time. Thread-compatible.
 //
 // Extents that it keeps at hand (leases()) go back to the server when they have lain unused, on
 // RECALL, and when the lane is destroyed while its connection is open: all that the lane holds goes
-// with one word. What a lane that broke has held, the next lane to that server disowns.
+// with one word. What a lane that broke has held, the next lane to that server disowns. What its
+// reads have come to is reported in messages that travel anyway, and with its close.
 class Lane final : public transport::Receiver {
  public:
   // Values of one step of a one-sided batch at most, in keys.
   static constexpr size_t kWaveKeys = 128;
+  // Credit for messages that news leave to questions and puts: a paused server takes none, but can
+  // be read, and reads must not stand behind a message.
+  static constexpr size_t kSpareCredit = 4;
 
   // `pool`: what one-sided operations over this connection need; nullptr: messages only.
   Lane(std::unique_ptr<transport::Connection> connection, uint64_t session,
@@ -80,7 +61,7 @@ class Lane final : public transport::Receiver {
   const transport::LocalRegion* scratch_region() const { return scratch_region_.get(); }
   // No message has left for as long as a session may be silent between keepalives.
   bool KeepaliveDue(Instant now);
-  TouchBuffer& touches() { return touches_; }
+  ReadNews& news() { return news_; }
   LeaseKeeper& leases() { return leases_; }
   // The server's name of this lane, 0 before its first LEASE was answered.
   uint64_t id() const { return id_; }
@@ -111,11 +92,12 @@ class Lane final : public transport::Receiver {
   // Disowns what lanes that broke have held.
   void DisownLost();
   // Of an idle lane, called often: Tend, every limits::kLaneTending, if there is something to do.
-  void TendIfDue(Instant now);
+  // `mute`: the server answers no messages now.
+  void TendIfDue(Instant now, bool mute);
   // Answers recalls, gives back what has not been used for long, disowns. Never waits.
   void Tend(Instant now);
-  // Sends the touches that have waited for long enough.
-  void SendTouches(Instant now);
+  // Sends what reads have come to, if it has waited for long enough.
+  void SendNews(Instant now);
 
   transport::PayloadTarget OnMessage(uint64_t request_id, ByteSpan body,
                                      uint64_t payload_bytes) override;
@@ -127,7 +109,7 @@ class Lane final : public transport::Receiver {
   void Send(ByteSpan body);
   void OnUnclaimed(uint64_t request_id, ByteSpan body);
   bool TakeOwn(uint64_t request_id, ByteSpan body);
-  void SayGoodbye();
+  void SayGoodbye(ByteSpan body);
 
   // Outlive the connection, which may write to it until it is closed.
   std::unique_ptr<protocol::ReadScratch[]> scratch_;
@@ -143,7 +125,7 @@ class Lane final : public transport::Receiver {
   Instant last_used_;
   uint64_t messages_seen_ = 0;
   Instant last_message_;
-  TouchBuffer touches_;
+  ReadNews news_;
   LeaseKeeper leases_;
   uint64_t id_ = 0;
   const uint64_t tag_;
@@ -152,8 +134,8 @@ class Lane final : public transport::Receiver {
   uint64_t disown_echo_ = 0;         // the ping behind that
   Instant tended_;
   struct Goodbye final : transport::Completion {
-    void OnComplete(const Status&) override { over = true; }
-    bool over = false;
+    void OnComplete(const Status&) override { --under_way; }
+    size_t under_way = 0;
   } goodbye_;
 };
 

@@ -10,7 +10,7 @@
 namespace simm::client {
 namespace {
 
-constexpr size_t kMostTouchMessages = TouchBuffer::kMostPending / protocol::kMaxSlotTouches;
+constexpr size_t kMostTouchMessages = ReadNews::kMostPending / protocol::kMaxSlotTouches;
 
 Status Refusal(const char* what) {
   return Status(Code::kProtocolError, std::string("data server answered with ") + what);
@@ -172,10 +172,10 @@ Status OneSidedPut::PostLeases() {
 // What was read is used before what is written evicts it.
 void OneSidedPut::AddTouches(std::vector<transport::WorkItem>& work,
                              std::vector<protocol::MessageBuffer>& buffers) {
-  while (!lane_->touches().empty()) {
+  while (lane_->news().HasTouches()) {
     transport::WorkItem& item = work.emplace_back();
     item.message.request_id = lane_->NextRequestId();
-    item.message.body = lane_->touches().Take(MonotonicClock::Get().Now(), buffers.emplace_back());
+    item.message.body = lane_->news().Take(MonotonicClock::Get().Now(), buffers.emplace_back());
   }
 }
 

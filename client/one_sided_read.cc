@@ -13,8 +13,7 @@ namespace {
 
 using protocol::MessageType;
 
-constexpr size_t kSpareCredit = 4;  // left for questions and puts
-constexpr uint32_t kLooks = 2;      // at a bucket in flux, before the server is asked
+constexpr uint32_t kLooks = 2;  // at a bucket in flux, before the server is asked
 
 }  // namespace
 
@@ -147,20 +146,21 @@ Status OneSidedRead::PostStep() {
   return posted;
 }
 
-// Touches that are due; or a ping, where the server would hear nothing of readers that miss.
+// What is due of touches and counts; or a ping, where the server would hear nothing for too long.
 void OneSidedRead::AddNews(std::vector<transport::WorkItem>& work,
                            std::list<protocol::MessageBuffer>& buffers) {
   const Instant now = MonotonicClock::Get().Now();
-  const bool touches = lane_->touches().Due(now);
+  const bool due = lane_->news().Due(now);
   if (shape_.server_mute) return;
-  if (!touches && !lane_->KeepaliveDue(now)) return;
-  // A paused server takes no message, but can be read: reads must not stand behind one.
-  if (lane_->connection().MessageCredit() < kSpareCredit) return;
+  const bool alive = lane_->KeepaliveDue(now);
+  if (!due && !alive) return;
+  if (lane_->connection().MessageCredit() < Lane::kSpareCredit) return;
   transport::WorkItem& item = work.emplace_back();
   item.message.request_id = lane_->NextRequestId();
   protocol::MessageBuffer& buffer = buffers.emplace_back();
-  item.message.body = touches ? lane_->touches().Take(now, buffer)
-                              : protocol::EncodePing({item.message.request_id}, buffer);
+  const bool news = due || lane_->news().HasTotals();
+  item.message.body = news ? lane_->news().Take(now, buffer)
+                           : protocol::EncodePing({item.message.request_id}, buffer);
 }
 
 void OneSidedRead::OnComplete(const Status& status) {
@@ -212,12 +212,18 @@ OneSidedRead::Next OneSidedRead::TakeStep(Key& key) {
 
 OneSidedRead::Next OneSidedRead::MissUnasked(Key& key) {
   if (shape_.type == MessageType::kExists) {
-    Finish(key.item, Code::kMiss, 0);
+    FinishExists(key, Code::kMiss);
     return Next::kDone;
   }
   protocol::Location nowhere;
   nowhere.code = Code::kMiss;
   return key.read.OnLocation(nowhere);
+}
+
+void OneSidedRead::FinishExists(Key& key, Code code) {
+  protocol::ReadTotals& totals = lane_->news().totals();
+  ++(code == Code::kOk ? totals.exists_hits : totals.exists_misses);
+  Finish(key.item, code, 0);
 }
 
 // Exists is the bucket's READ: a whole slot with this fingerprint is the key.
@@ -230,19 +236,20 @@ OneSidedRead::Next OneSidedRead::LookForKey(Key& key) {
         key.read.offset() + sizeof(protocol::BucketHeader) + *look.slot * protocol::kSlotBytes;
     const protocol::Slot& slot = key.scratch.bucket.slots[*look.slot];
     seen_.push_back({pool.SlotAt(offset), protocol::SlotWord{slot.word}.generation()});
-    Finish(key.item, Code::kOk, 0);
+    FinishExists(key, Code::kOk);
     return Next::kDone;
   }
   if (look.in_flux && ++key.looks < kLooks) {
     Add(stats_.validation_retries);
+    ++lane_->news().totals().validation_retries;
     return Next::kReadBucket;
   }
   if (look.removed && !look.in_flux) {
-    Finish(key.item, Code::kRemoved, 0);
+    FinishExists(key, Code::kRemoved);
     return Next::kDone;
   }
   if (look.in_flux || key.scratch.bucket.header.overflow != 0) return Next::kAskServer;
-  Finish(key.item, Code::kMiss, 0);
+  FinishExists(key, Code::kMiss);
   return Next::kDone;
 }
 
@@ -251,6 +258,8 @@ void OneSidedRead::EndKey(Key& key) {
   if (item.done || shape_.type == MessageType::kExists) return;
   Add(stats_.validation_retries, key.read.retries());
   const Code code = key.read.result();
+  protocol::ReadTotals& totals = lane_->news().totals();
+  totals.validation_retries += key.read.retries();
   if (code == Code::kOk) {
     const PoolAccess& pool = *lane_->pool();
     const protocol::CachedLocation location = key.read.location();
@@ -259,19 +268,27 @@ void OneSidedRead::EndKey(Key& key) {
         {pool.SlotAt(location.slot_offset), protocol::SlotWord{location.slot.word}.generation()});
     Finish(item, Code::kOk, key.read.value_bytes());
     Add(stats_.bytes_read, key.read.value_bytes());
+    ++totals.get_hits;
+    totals.get_bytes += key.read.value_bytes();
   } else if (code == Code::kCorrupt) {
     Finish(item, Code::kMiss, 0);
     Add(stats_.corrupt);
     corrupt_items_.push_back(&item);
+    ++totals.get_misses;
+    ++totals.validation_failures;
+  } else if (code == Code::kLengthMismatch) {
+    Finish(item, code, key.read.value_bytes());
+    ++totals.get_length_mismatches;
   } else {
-    Finish(item, code, code == Code::kLengthMismatch ? key.read.value_bytes() : 0);
+    Finish(item, code, 0);
+    ++totals.get_misses;
   }
 }
 
 // The deepest of a chain first, so that its root is used last.
 void OneSidedRead::Touch() {
   const Instant now = MonotonicClock::Get().Now();
-  for (size_t i = seen_.size(); i-- > 0;) lane_->touches().Add(seen_[i], now);
+  for (size_t i = seen_.size(); i-- > 0;) lane_->news().Touch(seen_[i], now);
 }
 
 // ---- answers

@@ -49,6 +49,7 @@ class OneSidedRead final : public Exchange, private transport::Completion {
   Next TakeStep(Key& key);
   Next LookForKey(Key& key);
   Next MissUnasked(Key& key);
+  void FinishExists(Key& key, Code code);
   void EndKey(Key& key);
   Status PostStep();
   void AddNews(std::vector<transport::WorkItem>& work, std::list<protocol::MessageBuffer>& buffers);

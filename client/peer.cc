@@ -357,7 +357,7 @@ void Peer::Keepalive() {
       problem = fresh.status();
     }
   }
-  if (lane) lane->SendTouches(Now());
+  if (lane) lane->SendNews(Now());
   bool alive = lane && lane->Drain(limits::kConnectTimeout, limits::kDrainBytes);
   if (!alive && counted && lane->connection().closed()) {
     // An idle lane that the server has closed says nothing about the server itself, but its session
@@ -399,8 +399,8 @@ void Peer::Maintain(Instant now) {
   std::vector<std::unique_ptr<Lane>> closed;  // destroyed outside the lock
   MutexLock lock(mutex_);
   if (retired_) return;
-  // A few system calls for each lane that keeps leases, and rarely.
-  for (auto& lane : roads_[kOneSided].idle) lane->TendIfDue(now);
+  // A few system calls for each lane that keeps leases or has news, and rarely.
+  for (auto& lane : roads_[kOneSided].idle) lane->TendIfDue(now, breaker_open_);
   if (breaker_open_) {
     // Else nobody would notice that the server is gone, and its memory would stay mapped.
     closed = TakeClosedIdleLocked();

@@ -24,6 +24,7 @@ Peer::Way Peer::MakeWay(transport::Transport& transport, const rpc::TransportOff
     pool->data.chunks.push_back({chunk.offset, chunk.length, chunk.key});
   pool->locations = env_.locations;
   pool->lost = lost_lanes_;
+  pool->takes_reports = reply.takes_read_reports;
   if (transport.capabilities().needs_registration) {
     pool->registrar = &transport;
     pool->bounce = env_.bounce;

@@ -70,6 +70,7 @@ struct PoolAccess {
   // that lie elsewhere.
   transport::Transport* registrar = nullptr;
   BouncePool* bounce = nullptr;
+  bool takes_reports = false;  // the server takes ReadReports, not only touches
   // To this server, earlier starts included: a warm one knows what they held. May be missing.
   std::shared_ptr<LostLanes> lost;
 

@@ -11,25 +11,6 @@ namespace {
 
 constexpr uint32_t kBusyRetryMs = 5;
 
-std::optional<DataOp> OpOf(protocol::MessageType type) {
-  switch (type) {
-    case protocol::MessageType::kGet:
-      return DataOp::kGet;
-    case protocol::MessageType::kExists:
-      return DataOp::kExists;
-    case protocol::MessageType::kRemove:
-      return DataOp::kRemove;
-    case protocol::MessageType::kTouch:
-      return DataOp::kTouch;
-    case protocol::MessageType::kScrub:
-      return DataOp::kScrub;
-    case protocol::MessageType::kPut:
-      return DataOp::kPut;
-    default:
-      return std::nullopt;
-  }
-}
-
 }  // namespace
 
 DataSession::DataSession(DataContext& context, std::unique_ptr<transport::Connection> connection,
@@ -49,12 +30,12 @@ DataSession::DataSession(DataContext& context, std::unique_ptr<transport::Connec
                                  .wake = std::move(wake)});
   }
   connection_->Start(this);
-  context_.metrics.CountConnection(road_, 1);
+  context_.metrics.CountConnection(road_, state_, 1);
 }
 
 DataSession::~DataSession() {
   End();
-  context_.metrics.CountConnection(road_, -1);
+  context_.metrics.CountConnection(road_, state_, -1);
 }
 
 // The lane's grants are freed only behind Close: before it returns the peer may still write.
@@ -99,6 +80,7 @@ void DataSession::Tick(Instant now) {
   if (connection_->closed()) return End();
   const auto& counters = connection_->counters();
   const uint64_t bytes = counters.bytes_in + counters.bytes_out;
+  ShowState(now, bytes != last_bytes_);
   if (bytes != last_bytes_) {
     last_bytes_ = bytes;
     last_moved_ = now;
@@ -139,6 +121,7 @@ transport::PayloadTarget DataSession::OnMessage(uint64_t request_id, ByteSpan bo
     return {};
   }
   type_ = *type;
+  if (*type != protocol::MessageType::kPing) last_asked_ = context_.clock.Now();
   request_id_ = request_id;
   body_.assign(body.begin(), body.end());
   received_ = context_.clock.Now();
@@ -185,7 +168,7 @@ void DataSession::OnMessageEnd(uint64_t, std::optional<uint64_t> trailer) {
                                                      std::to_string(static_cast<int>(type)) +
                                                      " is not served over this transport"));
   }
-  if (const auto op = OpOf(type))
+  if (const auto op = DataOpOf(type))
     Observe(*op, type == protocol::MessageType::kPut ? 1 : keys_.keys.size());
   type_.reset();
 }
@@ -320,7 +303,7 @@ void DataSession::AnswerKeys() {
   protocol::KeysReply reply;
   reply.map = shards_.Stamp();
   reply.codes.reserve(keys_.keys.size());
-  const DataOp op = *OpOf(keys_.type);
+  const DataOp op = *DataOpOf(keys_.type);
   for (const protocol::KeyEntry& entry : keys_.keys) {
     reply.codes.push_back(AnswerKey(entry));
     context_.metrics.CountKeys(road_, op, reply.codes.back());
@@ -338,6 +321,7 @@ void DataSession::AnswerOneSided(protocol::MessageType type) {
   if (!answer.ok()) return Refuse(answer.status());
   if (one_sided_->Waiting()) return Pace();  // type_ stays: the message is being answered
   if (!answer->empty()) ReplyWith(*answer);
+  if (const auto op = DataOpOf(type)) Observe(*op, 0);
   type_.reset();
 }
 
@@ -348,6 +332,7 @@ void DataSession::ResumeOneSided() {
   if (answer.empty()) return;
   type_.reset();
   ReplyWith(answer);
+  Observe(DataOp::kResolve, 0);
 }
 
 void DataSession::SendRecalls(Instant now) {
@@ -406,7 +391,7 @@ void DataSession::AddGetRecord() {
       record.generation = pinned.generation;
       payload = {pinned.head.data(), pinned.head.size() + length, nullptr};
       streamed = {pinned, payload.size};
-      context_.metrics.value_bytes_out.fetch_add(length, std::memory_order_relaxed);
+      context_.metrics.CountBytesOut(road_, length);
     }
     break;
   }

@@ -67,7 +67,9 @@ class DataSession final : public transport::Receiver, private transport::Complet
   void OnClosed(const Status& why) override;
 
  private:
+  // `keys`: how many it was for, 0 where that says nothing.
   void Observe(DataOp op, size_t keys);
+  void ShowState(Instant now, bool moved);
   struct StreamedValue {
     std::optional<PinnedValue> pinned;  // none for a run of misses
     uint64_t bytes = 0;
@@ -145,6 +147,10 @@ class DataSession final : public transport::Receiver, private transport::Complet
   // Stall detection.
   uint64_t last_bytes_ = 0;
   Instant last_moved_;
+
+  // As shown to operators.
+  ConnectionState state_ = ConnectionState::kIdle;
+  std::optional<Instant> last_asked_;  // other than by a keepalive
 };
 
 }  // namespace simm::dataserver

@@ -67,6 +67,7 @@ bool OneSidedSession::Takes(MessageType type) {
     case MessageType::kLookup:
     case MessageType::kTouchSlots:
     case MessageType::kPin:
+    case MessageType::kReadReport:
       return true;
     default:
       return false;
@@ -87,7 +88,8 @@ Result<ByteSpan> OneSidedSession::Answer(MessageType type, ByteSpan body, Instan
       break;
   }
   if (!lane_) {
-    return Status(Code::kProtocolError, "leases are served to peers that write by themselves");
+    return Status(Code::kProtocolError,
+                  "this is served to peers that read and write by themselves");
   }
   switch (type) {
     case MessageType::kLease:
@@ -96,6 +98,9 @@ Result<ByteSpan> OneSidedSession::Answer(MessageType type, ByteSpan body, Instan
       return Commit(body, now, buffer);
     case MessageType::kReturn:
       SIMM_RETURN_IF_ERROR(Return(body, now));
+      return ByteSpan();
+    case MessageType::kReadReport:
+      SIMM_RETURN_IF_ERROR(TakeReport(body, now));
       return ByteSpan();
     default:
       return StartResolve(body, buffer);
@@ -299,8 +304,25 @@ Result<ByteSpan> OneSidedSession::Pin(ByteSpan body, Instant now, MessageBuffer&
 Status OneSidedSession::TouchSlots(ByteSpan body) {
   protocol::TouchSlots m;
   SIMM_RETURN_IF_ERROR(protocol::Decode(body, &m));
-  for (const protocol::SlotTouch& touch : m.touches) pool_.TouchSlot(touch.slot, touch.generation);
-  Count(metrics_.slot_touches, m.touches.size());
+  Touch(m.touches);
+  return Status::Ok();
+}
+
+void OneSidedSession::Touch(const std::vector<protocol::SlotTouch>& touches) {
+  for (const protocol::SlotTouch& touch : touches) pool_.TouchSlot(touch.slot, touch.generation);
+  Count(metrics_.slot_touches, touches.size());
+}
+
+// A peer whose reads come here would count them twice.
+Status OneSidedSession::TakeReport(ByteSpan body, Instant now) {
+  protocol::ReadReport m;
+  SIMM_RETURN_IF_ERROR(protocol::Decode(body, &m));
+  bool cut = false;
+  const uint64_t largest = std::min(limits::kMaxValueBytes, pool_.geometry().data_bytes);
+  metrics_.CountReads(options_.road, reads_.Cut(m.totals, largest, now, &cut));
+  Count(metrics_.read_reports);
+  if (cut) Count(metrics_.read_reports_cut);
+  Touch(m.touches);
   return Status::Ok();
 }
 

@@ -15,13 +15,14 @@
 #include "dataserver/data_metrics.h"
 #include "dataserver/one_sided_state.h"
 #include "dataserver/pool.h"
+#include "dataserver/read_allowance.h"
 #include "dataserver/shard_check.h"
 
 namespace simm::dataserver {
 
 // One connection's part in the one-sided protocol (DESIGN 5 and 6): answers LEASE, COMMIT, RETURN,
-// RESOLVE, LOOKUP, TOUCH_SLOTS and PIN; owns the lane's grants. Knows no connection: its owner
-// passes messages in and posts what comes out. One-thread.
+// RESOLVE, LOOKUP, TOUCH_SLOTS and PIN, takes READ_REPORTs; owns the lane's grants. Knows no
+// connection: its owner passes messages in and posts what comes out. One-thread.
 //
 // The owner calls End once the connection's Close has returned, and not before: until then the peer
 // may still write into what it was granted.
@@ -80,6 +81,8 @@ class OneSidedSession {
   Code LocateAndPin(const protocol::KeysRequest& m, std::string_view key, Instant now,
                     protocol::Location* out);
   Status TouchSlots(ByteSpan body);
+  Status TakeReport(ByteSpan body, Instant now);
+  void Touch(const std::vector<protocol::SlotTouch>& touches);
   LeaseTable::LaneRef Ref() const {
     return {lane_ ? lane_->id : 0, options_.process, session_, lane_tag_};
   }
@@ -93,6 +96,7 @@ class OneSidedSession {
   uint64_t lane_tag_ = 0;
   std::shared_ptr<LaneTable::Lane> lane_;  // while open, if it is one
   std::optional<Resolve> resolve_;
+  ReadAllowance reads_;
 };
 
 }  // namespace simm::dataserver

@@ -377,7 +377,7 @@ rpc::ServerStats Server::Stats() const {
   stats.misses = data_metrics_.Keys(DataOp::kGet, Code::kMiss);
   stats.puts = data_metrics_.Keys(DataOp::kPut, Code::kOk);
   for (const uint64_t n : counters.evictions) stats.evictions += n;
-  stats.bytes_read = data_metrics_.value_bytes_out.load();
+  stats.bytes_read = data_metrics_.BytesOut();
   stats.bytes_written = data_metrics_.value_bytes_in.load();
   stats.transports = roads_.Describe();
   for (rpc::TransportStatus& entry : stats.transports) {
@@ -435,6 +435,7 @@ Result<rpc::HandshakeReply> Server::Handshake(const rpc::HandshakeRequest& reque
                 .index_bytes = geometry.index_bytes,
                 .data_bytes = geometry.data_bytes};
   roads_.Offer(request.transports, control_address_, &reply);
+  reply.takes_read_reports = true;
   reply.max_value_bytes = pool_->MaxValueBytes(limits::kMaxKeyBytes);
   reply.session_timeout_ms = static_cast<uint32_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(sessions_->timeout()).count());

@@ -18,8 +18,8 @@ void CollectKeys(const DataMetrics& data, DataRoad road, DataOp op, metrics::Sin
     // The two common outcomes over tcp are there from the start, the rest once it has happened.
     if (n == 0 && (road != DataRoad::kTcp || code > static_cast<uint8_t>(Code::kMiss))) continue;
     sink.Counter("simm_dataserver_keys_total",
-                 "Keys answered, by operation, outcome and transport; one-sided reads are not seen "
-                 "here.",
+                 "Keys answered, by operation, outcome and transport; those read one-sided by what "
+                 "their readers report.",
                  {{"op", std::string(DataOpName(op))},
                   {"outcome", LowerName(static_cast<Code>(code))},
                   {"transport", std::string(DataRoadName(road))}},
@@ -31,7 +31,9 @@ void CollectRequests(const DataMetrics& data, metrics::Sink& sink) {
   for (size_t op = 0; op < kDataOps; ++op) {
     const auto data_op = static_cast<DataOp>(op);
     const std::string name(DataOpName(data_op));
-    for (const DataRoad road : kRoads) CollectKeys(data, road, data_op, sink);
+    for (const DataRoad road : kRoads) {
+      if (op < kKeyOps) CollectKeys(data, road, data_op, sink);
+    }
     const DataMetrics::Latency& latency = data.latency(data_op);
     std::vector<uint64_t> counts;
     for (const auto& bucket : latency.buckets)
@@ -47,8 +49,6 @@ void CollectRequests(const DataMetrics& data, metrics::Sink& sink) {
   };
   count("simm_dataserver_value_bytes_written_total", "Bytes of values stored by puts.",
         data.value_bytes_in);
-  count("simm_dataserver_value_bytes_read_total", "Bytes of values sent to readers.",
-        data.value_bytes_out);
   count("simm_dataserver_connections_accepted_total", "Data connections accepted.",
         data.connections_accepted);
   count("simm_dataserver_connections_refused_total", "Data connections refused for their number.",
@@ -79,10 +79,32 @@ void CollectRequests(const DataMetrics& data, metrics::Sink& sink) {
         data.pins_refused);
   count("simm_dataserver_slot_touches_total", "Uses reported by one-sided readers.",
         data.slot_touches);
+  count("simm_dataserver_read_reports_total",
+        "Messages in which one-sided readers tell what they have read.", data.read_reports);
+  count("simm_dataserver_read_reports_cut_total",
+        "Of these, those that told of more than can be read in the time; counted is what can.",
+        data.read_reports_cut);
+  count("simm_dataserver_validation_failures_total",
+        "Values that one-sided readers have found damaged, as they report.",
+        data.validation_failures);
+  count("simm_dataserver_validation_retries_total",
+        "Slots that one-sided readers have met in flux, as they report.", data.validation_retries);
+}
+
+void CollectRoads(const DataMetrics& data, metrics::Sink& sink) {
   for (const DataRoad road : kRoads) {
-    sink.Gauge("simm_dataserver_connections", "Open data connections.",
-               {{"transport", std::string(DataRoadName(road))}},
-               static_cast<double>(data.Connections(road)));
+    const std::string transport(DataRoadName(road));
+    sink.Counter("simm_dataserver_value_bytes_read_total",
+                 "Bytes of values sent to readers, or read by them one-sided, as they report.",
+                 {{"transport", transport}}, static_cast<double>(data.BytesOut(road)));
+    for (size_t i = 0; i < kConnectionStates; ++i) {
+      const auto state = static_cast<ConnectionState>(i);
+      sink.Gauge("simm_dataserver_connections",
+                 "Open data connections; idle: keepalives only, stalled: no byte of a request or "
+                 "an answer moves.",
+                 {{"state", std::string(ConnectionStateName(state))}, {"transport", transport}},
+                 static_cast<double>(data.Connections(road, state)));
+    }
   }
 }
 
@@ -210,6 +232,7 @@ void Server::CollectMigration(metrics::Sink& sink) const {
 
 void Server::Collect(metrics::Sink& sink) const {
   CollectRequests(data_metrics_, sink);
+  CollectRoads(data_metrics_, sink);
   CollectPool(*pool_, sink);
   CollectRecovery(pool_->recovery(), sink);
   CollectMigration(sink);

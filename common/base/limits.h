@@ -41,6 +41,7 @@ inline constexpr auto kWayRetryMax = 60s;
 inline constexpr auto kStaleMapPause = 20ms;          // DESIGN 3: 10 to 50 ms
 inline constexpr uint64_t kDrainBytes = 64ULL << 20;  // of a late answer, else the lane is closed
 inline constexpr auto kKeepalive = 1s;
+inline constexpr auto kReadReport = 1s;  // longest that a lane keeps counts of reads to itself
 inline constexpr uint64_t kWaveBytes = 16ULL << 20;  // of values in one step of a one-sided batch
 inline constexpr uint64_t kIdleLeaseBytes =
     kWaveBytes;                                      // granted ahead that one lane keeps at most
@@ -63,6 +64,13 @@ inline constexpr size_t kReplyWindowItems = 64;
 inline constexpr size_t kMaxUnreadReplies = 256;  // of one connection, beyond which it is not read
 inline constexpr auto kStalledPeer = 10s;         // no byte moved within a frame or an answer
 inline constexpr auto kDataTick = 250ms;          // how often the data port looks at its clocks
+inline constexpr auto kActiveConnection = 2s;     // since it asked something: longer is idle
+
+// What one lane can read at most, in a second: a bucket takes some 100 ns of a core, and neither a
+// copying thread nor a port of 400 Gb/s moves 64 GiB. A report of more is cut down to it.
+inline constexpr uint64_t kLaneKeysPerSecond = 1 << 24;
+inline constexpr uint64_t kLaneBytesPerSecond = 1ULL << 36;
+inline constexpr auto kReportedAtOnce = 60s;  // of reading that one report may tell of
 
 // Migration.
 inline constexpr size_t kMaxListings = 256;           // under way at a source
@@ -87,7 +95,7 @@ inline constexpr size_t kMaxRecallsPerTick = 64;
 inline constexpr size_t kMaxDisowned = 4096;  // lanes given up by word before they ended here
 inline constexpr auto kPinTime = 2s;
 inline constexpr size_t kMaxPins = 65536;
-inline constexpr size_t kMaxSampledKeys = 1000;         // of one look at the keys of a server
+inline constexpr size_t kMaxSampledKeys = 1000;          // of one look at the keys of a server
 inline constexpr uint64_t kMaxScannedEntries = 1 << 20;  // by it
 inline constexpr uint64_t kPinShare = 4;  // held by pins at most: this part of the pool
 

@@ -298,13 +298,31 @@ void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, Location
   if (m.pinned_ms > 2000) a.Refuse("pin longer than 2 s");
 }
 
-template <typename A, typename M>
-void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, TouchSlots> {
-  a.Count(m.touches, 1, kMaxSlotTouches);
-  for (auto& touch : m.touches) {
+template <typename A, typename T>
+void TouchFields(A& a, T& touches, size_t low) {
+  a.Count(touches, low, kMaxSlotTouches);
+  for (auto& touch : touches) {
     a.Int(touch.slot);
     a.Int(touch.generation);
   }
+}
+
+template <typename A, typename M>
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, TouchSlots> {
+  TouchFields(a, m.touches, 1);
+}
+
+template <typename A, typename M>
+void Fields(A& a, M& m) requires std::is_same_v<std::remove_const_t<M>, ReadReport> {
+  a.Int(m.totals.get_hits);
+  a.Int(m.totals.get_misses);
+  a.Int(m.totals.get_length_mismatches);
+  a.Int(m.totals.get_bytes);
+  a.Int(m.totals.exists_hits);
+  a.Int(m.totals.exists_misses);
+  a.Int(m.totals.validation_failures);
+  a.Int(m.totals.validation_retries);
+  TouchFields(a, m.touches, 0);
 }
 
 template <typename A, typename M>
@@ -434,6 +452,9 @@ ByteSpan Encode(const Location& m, MessageBuffer& out) {
 ByteSpan Encode(const TouchSlots& m, MessageBuffer& out) {
   return EncodeAs(MessageType::kTouchSlots, m, out);
 }
+ByteSpan Encode(const ReadReport& m, MessageBuffer& out) {
+  return EncodeAs(MessageType::kReadReport, m, out);
+}
 ByteSpan Encode(const PinReply& m, MessageBuffer& out) {
   return EncodeAs(MessageType::kPinReply, m, out);
 }
@@ -461,6 +482,7 @@ Status Decode(ByteSpan body, Recall* m) { return DecodeAs(MessageType::kRecall, 
 Status Decode(ByteSpan body, ResolveRequest* m) { return DecodeAs(MessageType::kResolve, body, m); }
 Status Decode(ByteSpan body, Location* m) { return DecodeAs(MessageType::kLocation, body, m); }
 Status Decode(ByteSpan body, TouchSlots* m) { return DecodeAs(MessageType::kTouchSlots, body, m); }
+Status Decode(ByteSpan body, ReadReport* m) { return DecodeAs(MessageType::kReadReport, body, m); }
 Status Decode(ByteSpan body, PinReply* m) { return DecodeAs(MessageType::kPinReply, body, m); }
 
 }  // namespace simm::protocol

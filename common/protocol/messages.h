@@ -41,6 +41,7 @@ enum class MessageType : uint8_t {
   kLookup = 20,      // KeysRequest of exactly one key -> kLocation
   kTouchSlots = 21,  // TouchSlots, no answer
   kPin = 22,         // KeysRequest -> kPinReply
+  kReadReport = 23,  // ReadReport, no answer; to servers whose handshake says that they take it
   kLeaseReply = 80,
   kLocation = 81,
   kPinReply = 82,
@@ -219,6 +220,25 @@ struct TouchSlots {
   std::vector<SlotTouch> touches;  // 1 to kMaxSlotTouches; longer batches are split
 };
 inline constexpr size_t kMaxSlotTouches = 256;
+// What one-sided reads over a lane have come to since its last report: the server sees nothing of
+// them. Keys that the server itself has answered (exists by message) are not among them. Any number
+// decodes: whoever counts them decides what to believe.
+struct ReadTotals {
+  uint64_t get_hits = 0;
+  uint64_t get_misses = 0;  // values found damaged included
+  uint64_t get_length_mismatches = 0;
+  uint64_t get_bytes = 0;  // of the values of the hits
+  uint64_t exists_hits = 0;
+  uint64_t exists_misses = 0;
+  uint64_t validation_failures = 0;  // values whose bytes were wrong, served as a miss
+  uint64_t validation_retries = 0;   // slots met in flux
+  friend bool operator==(const ReadTotals&, const ReadTotals&) = default;
+};
+// Touches, and what the server is told besides in the same message.
+struct ReadReport {
+  ReadTotals totals;
+  std::vector<SlotTouch> touches;  // 0 to kMaxSlotTouches
+};
 struct PinReply {
   std::vector<std::pair<Code, uint32_t>> pinned_ms;  // per key of the request
 };
@@ -244,6 +264,7 @@ ByteSpan Encode(const Recall& m, MessageBuffer& out);
 ByteSpan Encode(const ResolveRequest& m, MessageBuffer& out);
 ByteSpan Encode(const Location& m, MessageBuffer& out);
 ByteSpan Encode(const TouchSlots& m, MessageBuffer& out);
+ByteSpan Encode(const ReadReport& m, MessageBuffer& out);
 ByteSpan Encode(const PinReply& m, MessageBuffer& out);
 
 // Each Decode wants a body of exactly its type; anything else is kProtocolError. Views point into
@@ -264,6 +285,7 @@ Status Decode(ByteSpan body, Recall* m);
 Status Decode(ByteSpan body, ResolveRequest* m);
 Status Decode(ByteSpan body, Location* m);
 Status Decode(ByteSpan body, TouchSlots* m);
+Status Decode(ByteSpan body, ReadReport* m);
 Status Decode(ByteSpan body, PinReply* m);
 
 }  // namespace simm::protocol

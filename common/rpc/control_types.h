@@ -97,8 +97,7 @@ struct HeartbeatReply {
   bool register_again = false;  // the manager does not know this boot (any more)
 };
 
-// Per second, over the last few heartbeats; as servers see it: what clients read one-sided, no
-// server sees.
+// Per second, over the last few heartbeats; what clients read one-sided by their own reports.
 struct Rates {
   double hits = 0;
   double misses = 0;
@@ -261,6 +260,7 @@ struct HandshakeReply {
   uint64_t layout = 0;  // fingerprint of the pool's layout; 0 when not offered
   uint64_t max_value_bytes = 0;
   uint32_t session_timeout_ms = 0;
+  bool takes_read_reports = false;  // protocol::ReadReport; an older server would close the lane
 };
 
 }  // namespace simm::rpc

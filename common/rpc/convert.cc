@@ -253,6 +253,7 @@ v1::HandshakeReply ToProto(const HandshakeReply& reply) {
   out.set_layout(reply.layout);
   out.set_max_value_bytes(reply.max_value_bytes);
   out.set_session_timeout_ms(reply.session_timeout_ms);
+  out.set_takes_read_reports(reply.takes_read_reports);
   for (const TransportOffer& offer : reply.offers) {
     v1::TransportOffer* const entry = out.add_offers();
     entry->set_transport(offer.transport);
@@ -470,6 +471,7 @@ HandshakeReply FromProto(const v1::HandshakeReply& reply) {
   out.layout = reply.layout();
   out.max_value_bytes = reply.max_value_bytes();
   out.session_timeout_ms = reply.session_timeout_ms();
+  out.takes_read_reports = reply.takes_read_reports();
   for (const v1::TransportOffer& offer : reply.offers()) {
     out.offers.push_back(
         {offer.transport(), offer.endpoint(), FromProto(offer.index()), FromProto(offer.data())});

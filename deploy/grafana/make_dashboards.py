@@ -60,7 +60,7 @@ CLUSTER = [
                 rate("simm_dataserver_keys_total", f'op="get",outcome="ok",{C}')
                 + " / "
                 + rate("simm_dataserver_keys_total", f'op="get",{C}'),
-                "by tcp, as servers see it",
+                "as servers count it",
             ),
         ],
     ),
@@ -70,7 +70,7 @@ CLUSTER = [
         "Value bytes through the servers",
         "Bps",
         [
-            (rate("simm_dataserver_value_bytes_read_total", C), "read by tcp"),
+            (rate("simm_dataserver_value_bytes_read_total", C), "read"),
             (rate("simm_dataserver_value_bytes_written_total", C), "written"),
         ],
     ),
@@ -209,9 +209,14 @@ DATASERVER = [
         [(quantile(0.99, "simm_pool_eviction_seconds", I, "instance"), "{{instance}} p99")],
     ),
     (
-        "Connections by transport",
+        "Connections by transport and state",
         "short",
-        [(f"sum by (transport) (simm_dataserver_connections{{{I}}})", "{{transport}}")],
+        [
+            (
+                f"sum by (transport, state) (simm_dataserver_connections{{{I}}})",
+                "{{transport}} {{state}}",
+            )
+        ],
     ),
     (
         "Registered memory",

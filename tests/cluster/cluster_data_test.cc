@@ -342,8 +342,13 @@ TEST_F(DataTest, MetricsSayWhatHappenedAndTheStatesAddUp) {
       << scrape;
   EXPECT_EQ(Series(scrape, "simm_dataserver_request_seconds_count{op=\"put\"}"), 1);
   EXPECT_EQ(Series(scrape, "simm_dataserver_value_bytes_written_total"), 10'000);
-  EXPECT_EQ(Series(scrape, "simm_dataserver_value_bytes_read_total"), 10'000);
-  EXPECT_GE(Series(scrape, "simm_dataserver_connections{transport=\"tcp\"}"), 1);
+  EXPECT_EQ(Series(scrape, "simm_dataserver_value_bytes_read_total{transport=\"tcp\"}"), 10'000);
+  double connections = 0;
+  for (const char* state : {"idle", "active", "stalled"}) {
+    connections += Series(scrape, std::string("simm_dataserver_connections{state=\"") + state +
+                                      "\",transport=\"tcp\"}");
+  }
+  EXPECT_GE(connections, 1);
   EXPECT_EQ(Series(scrape, "simm_pool_evictions_total{cause=\"memory\"}"), 0);
   double sum = 0;
   for (const char* state : {"free", "granted", "live", "limbo", "pinned"}) {

@@ -7,12 +7,16 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstdio>
 #include <fstream>
+#include <nlohmann/json.hpp>
+#include <ostream>
 #include <thread>
 
 #include "bench/child_process.h"
 #include "tests/support/cluster_fixture.h"
 #include "tests/support/cpu_time.h"
+#include "tests/support/http_get.h"
 #include "tests/support/sanitized.h"
 
 namespace simm {
@@ -116,6 +120,108 @@ TEST_F(ShmTest, AGetCostsThreeReadsThenTwoAndABatchOneDoorbellAStep) {
   EXPECT_LE(asked.work_requests, kKeys + 1);
   EXPECT_EQ(asked.doorbells, 1u);
   EXPECT_EQ(asked.requests, 0u) << "no message";
+}
+
+// What the servers together have counted of reads.
+struct ReadCounts {
+  uint64_t hits = 0, misses = 0, bytes = 0;
+  friend bool operator==(const ReadCounts&, const ReadCounts&) = default;
+};
+std::ostream& operator<<(std::ostream& out, const ReadCounts& counts) {
+  return out << counts.hits << " hits, " << counts.misses << " misses, " << counts.bytes << " B";
+}
+
+class ShmCountsTest : public ShmTest {
+ protected:
+  ReadCounts Counted() const {
+    ReadCounts counts;
+    for (const auto& node : Status().nodes) {
+      counts.hits += node.stats.hits;
+      counts.misses += node.stats.misses;
+      counts.bytes += node.stats.bytes_read;
+    }
+    return counts;
+  }
+  void ExpectCounted(const ReadCounts& right, std::chrono::milliseconds within) {
+    EXPECT_TRUE(WaitUntil([&] { return Counted() == right; }, within))
+        << "servers count " << Counted() << ", it was " << right;
+  }
+  ReadCounts ByClient() const {
+    const ClientStats stats = client_->Stats();
+    return {stats.hits, stats.misses, stats.bytes_read};
+  }
+  nlohmann::json Page() const {
+    const std::string answer = HttpGet(cluster_->manager_ready().http, "/api/status");
+    return nlohmann::json::parse(answer.substr(answer.find("\r\n\r\n") + 4));
+  }
+  nlohmann::json Simmctl() const {
+    const std::string command =
+        BinDir() + "/simmctl --manager " + cluster_->manager_address() + " --json status";
+    FILE* const out = popen(command.c_str(), "r");
+    std::string text;
+    char buffer[4096];
+    for (size_t n = 0; (n = fread(buffer, 1, sizeof buffer, out)) > 0;) text.append(buffer, n);
+    EXPECT_EQ(pclose(out), 0) << text;
+    return nlohmann::json::parse(text);
+  }
+};
+
+// The servers take no part in these reads, and operators see them all the same: on the page, by
+// simmctl, in the metrics.
+TEST_F(ShmCountsTest, OneSidedReadsAreCountedWhereOperatorsLook) {
+  constexpr size_t kKeys = 30, kSize = 20'000;
+  StartCluster(2);
+  PutAll(kKeys, kSize);
+  ExpectAllRight(GetAll(kKeys, kSize), kSize);
+  std::vector<std::byte> buffer(kSize);
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_EQ(GetOne(*client_, "absent-" + std::to_string(i), buffer).code, Code::kMiss);
+  }
+  EXPECT_EQ(ByClient(), (ReadCounts{kKeys, 10, kKeys * kSize}));
+  ExpectCounted(ByClient(), 8s);  // the lanes lie idle
+  // Readers that only miss are heard of too.
+  for (int i = 0; i < 5; ++i) GetOne(*client_, "absent-" + std::to_string(i), buffer);
+  ExpectCounted(ByClient(), 8s);
+
+  // What goes on now; the manager looks over a few heartbeats.
+  const auto is_seen = [](const nlohmann::json& rates) {
+    return rates["hits"] > 0 && rates["misses"] > 0 && rates["bytes_read"] > 0;
+  };
+  bool page = false, simmctl = false;
+  EXPECT_TRUE(WaitUntil(
+      [&] {
+        GetAll(kKeys, kSize);
+        GetOne(*client_, "absent-1", buffer);
+        page = page || is_seen(Page()["rates"]);
+        simmctl = simmctl || is_seen(Simmctl()["rates"]);
+        return page && simmctl;
+      },
+      20s))
+      << "page " << page << ", simmctl " << simmctl;
+
+  // The last of it goes with the lanes' close.
+  ReadCounts right = ByClient();
+  client_->Exists(std::vector<std::string_view>{keys_[0], "absent-1"});
+  client_.reset();
+  ExpectCounted(right, 8s);
+  double hits = 0, misses = 0, bytes = 0, asked = 0, cut = 0;
+  for (size_t i = 0; i < 2; ++i) {
+    const std::string scrape = HttpGet(cluster_->server_ready(i).http, "/metrics");
+    const auto of_shm = [&](const std::string& what) {
+      return std::max(0.0, Series(scrape, what + "transport=\"shm\"}"));
+    };
+    hits += of_shm("simm_dataserver_keys_total{op=\"get\",outcome=\"ok\",");
+    misses += of_shm("simm_dataserver_keys_total{op=\"get\",outcome=\"miss\",");
+    asked += of_shm("simm_dataserver_keys_total{op=\"exists\",outcome=\"ok\",") +
+             of_shm("simm_dataserver_keys_total{op=\"exists\",outcome=\"miss\",");
+    bytes += of_shm("simm_dataserver_value_bytes_read_total{");
+    cut += Series(scrape, "simm_dataserver_read_reports_cut_total");
+  }
+  EXPECT_EQ(hits, static_cast<double>(right.hits));
+  EXPECT_EQ(misses, static_cast<double>(right.misses));
+  EXPECT_EQ(bytes, static_cast<double>(right.bytes));
+  EXPECT_EQ(asked, 2);
+  EXPECT_EQ(cut, 0);
 }
 
 TEST_F(ShmTest, APutIsOneLeaseAndOneDoorbellOfWritesAndCommits) {

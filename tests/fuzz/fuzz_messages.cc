@@ -44,6 +44,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Check<ResolveRequest>(body);
   Check<Location>(body);
   Check<TouchSlots>(body);
+  Check<ReadReport>(body);
   Check<PinReply>(body);
   Ping ping;
   (void)Decode(body, &ping);

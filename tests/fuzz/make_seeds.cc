@@ -77,6 +77,7 @@ int main(int argc, char** argv) {
   seeds.Add(Encode(ResolveRequest{1, 2, 0, {1, 2}, "a"}, buffer));
   seeds.Add(Encode(Location{Code::kOk, 1, 64, Slot{}}, buffer));
   seeds.Add(Encode(TouchSlots{{{1, 2}}}, buffer));
+  seeds.Add(Encode(ReadReport{{1, 2, 3, 4, 5, 6, 7, 8}, {{1, 2}}}, buffer));
   seeds.Add(Encode(PinReply{{{Code::kOk, 5}}}, buffer));
   const std::string state = manager::EncodeState(manager::NewCluster({3, 4}));
   std::ofstream(std::string(argv[1]) + "/state/body", std::ios::binary) << '\0' << state.substr(24);

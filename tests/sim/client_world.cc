@@ -81,6 +81,7 @@ client::PoolAccess SimClient::MakePool() const {
   pool.data = server_.data;
   pool.locations = locations_;
   pool.lost = lost_;
+  pool.takes_reports = true;
   return pool;
 }
 

@@ -238,6 +238,7 @@ client::PoolAccess Node::Access() const {
   access.boot = boot;
   access.index = index_region_->Describe();
   access.data = data_region_->Describe();
+  access.takes_reports = true;
   return access;
 }
 

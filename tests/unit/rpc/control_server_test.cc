@@ -93,6 +93,7 @@ class EchoDataServer final : public DataServerHandler {
     reply.transport = request.transports.at(1);
     reply.endpoint = std::string("\0\xff", 2);
     reply.session = UINT64_MAX;
+    reply.takes_read_reports = request.client_name == "me";
     return reply;
   }
   Result<std::string> OpenLane(const OpenLaneRequest& request) override {
@@ -332,6 +333,9 @@ TEST_F(ControlServerTest, CarriesTheHandshake) {
   EXPECT_EQ(reply->transport, "tcp");
   EXPECT_EQ(reply->endpoint, std::string("\0\xff", 2));
   EXPECT_EQ(reply->session, UINT64_MAX);
+  EXPECT_TRUE(reply->takes_read_reports);
+  EXPECT_FALSE(Handshake(Address(), {{1, 2}, 5, "you", {"shm", "tcp"}}, 5s)->takes_read_reports)
+      << "as of a server of before, which does not say it";
   EXPECT_EQ(reply->server_name.rfind("me from ipv4:127.0.0.1:", 0), 0U) << reply->server_name;
   EXPECT_TRUE(GetServerStatus(Address(), 5s).ok());
   EXPECT_EQ(Handshake("127.0.0.1:1", request, 2s).code(), Code::kUnavailable);
