@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "common/rpc/cluster_health.h"
+#include "common/rpc/status_json.h"
 #include "manager/status_page/page.h"
 
 namespace simm::manager {
@@ -15,6 +16,7 @@ namespace {
 using metrics::HttpReply;
 using metrics::HttpRequest;
 using nlohmann::json;
+using rpc::ToJson;
 
 constexpr Duration kLookEvery = std::chrono::seconds(1);
 constexpr uint32_t kMaxEventsShown = 200;
@@ -48,33 +50,6 @@ HttpReply BadNumber() {
   return Json({{"problem", "after= wants the number of the last entry seen, e.g. after=12"}}, 400);
 }
 
-json ToJson(const rpc::Rates& rates) {
-  return {{"hits", rates.hits},
-          {"misses", rates.misses},
-          {"puts", rates.puts},
-          {"evictions", rates.evictions},
-          {"bytes_read", rates.bytes_read},
-          {"bytes_written", rates.bytes_written}};
-}
-
-json ToJson(const rpc::ServerStats& stats) {
-  return {{"data_bytes", stats.data_bytes},
-          {"free_bytes", stats.free_bytes},
-          {"granted_bytes", stats.granted_bytes},
-          {"live_bytes", stats.live_bytes},
-          {"limbo_bytes", stats.limbo_bytes},
-          {"pinned_bytes", stats.pinned_bytes},
-          {"live_value_bytes", stats.live_value_bytes},
-          {"entries", stats.entries},
-          {"hits", stats.hits},
-          {"misses", stats.misses},
-          {"puts", stats.puts},
-          {"evictions", stats.evictions},
-          {"bytes_read", stats.bytes_read},
-          {"bytes_written", stats.bytes_written},
-          {"connections", stats.connections}};
-}
-
 json ToJson(const rpc::NodeStatus& node) {
   json transports = json::array();
   for (const rpc::TransportStatus& entry : node.stats.transports) {
@@ -102,12 +77,7 @@ json ToJson(const rpc::NodeStatus& node) {
 }
 
 json ToJson(const rpc::ClusterHealth& health) {
-  json findings = json::array();
-  for (const rpc::Finding& finding : health.findings) {
-    findings.push_back(
-        {{"problem", finding.problem}, {"what", finding.what}, {"mend", finding.mend}});
-  }
-  return {{"word", HealthName(health.word)}, {"findings", findings}};
+  return {{"word", HealthName(health.word)}, {"findings", ToJson(health.findings)}};
 }
 
 json ToJson(const rpc::Event& event) {

@@ -83,6 +83,7 @@ require_what_works_here() {
     if [[ -w "$limit" ]]; then export SIMM_REQUIRE_CONTROL_GROUPS=1; fi
     rmdir "$(dirname "$limit")"
   done
+  if unshare --net true 2>/dev/null; then export SIMM_REQUIRE_NETWORKS=1; fi
   # Who may set huge pages aside must have them.
   if [[ -w /proc/sys/vm/nr_hugepages ]]; then export SIMM_REQUIRE_HUGE_PAGES=1; fi
 }
@@ -172,6 +173,7 @@ lane_rdma() {
   # A manager, data servers and clients as processes; then each command of simm-bench.
   tests/rdma/vm.sh --timeout 400 build/tests/cluster_verbs_test
   tests/rdma/vm.sh --timeout 200 python3 bench/compare_verbs.py --build build --rounds 1 --smoke
+  tests/rdma/vm.sh --timeout 200 python3 tests/rdma/doctor_check.py build/bin
   python_package
   tests/rdma/vm.sh --timeout 200 "$venv/bin/python" client/python/tests/rdma_check.py
   # The processor is emulated: all times of the cluster are five times as long.
@@ -391,6 +393,7 @@ install_packages() {
     if [[ "$lane" == asan || "$lane" == fuzz ]]; then flags+=(--clang); fi
     if [[ "$lane" == rdma ]]; then flags+=(--rdma); fi
     if [[ "$lane" == upgrade ]]; then flags+=(--etcd); fi
+    if [[ "$lane" == cluster ]]; then flags+=(--survive); fi  # a test with its own network
     case "$lane" in python | sglang | rdma | survive) flags+=(--python) ;; esac
     case "$lane" in etcd | deploy | images | package | survive | browser) flags+=("--$lane") ;; esac
   done

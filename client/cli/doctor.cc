@@ -1,16 +1,11 @@
 #include "client/cli/doctor.h"
 
-#include <netdb.h>
-#include <poll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -30,35 +25,6 @@ constexpr uint64_t kFewOpenFiles = 4096;
 int64_t UnixMs() {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
-}
-
-// Empty: somebody accepts connections there. Otherwise why not.
-std::string WhyNoConnection(const std::string& address, int timeout_ms) {
-  const auto parsed = ParseHostPort(address);
-  if (!parsed.ok()) return parsed.status().message();
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int error =
-      getaddrinfo(parsed->host.c_str(), std::to_string(parsed->port).c_str(), &hints, &found);
-  if (error != 0) return gai_strerror(error);
-  std::string why;
-  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (connect(fd, found->ai_addr, found->ai_addrlen) != 0) {
-    why = std::strerror(errno);
-    pollfd waiting{fd, POLLOUT, 0};
-    if (errno == EINPROGRESS && poll(&waiting, 1, timeout_ms) == 1) {
-      int outcome = 0;
-      socklen_t length = sizeof outcome;
-      getsockopt(fd, SOL_SOCKET, SO_ERROR, &outcome, &length);
-      why = outcome == 0 ? "" : std::strerror(outcome);
-    } else if (errno == EINPROGRESS) {
-      why = "no answer within " + std::to_string(timeout_ms) + " ms";
-    }
-  }
-  close(fd);
-  freeaddrinfo(found);
-  return why;
 }
 
 void CheckClockAndVersion(const std::string& about, const rpc::NodeDescription& node,
@@ -111,6 +77,7 @@ void CheckHost(const std::string& about, const HostFacts& host, uint64_t pool,
           "cable, switch port, `ip link set dev ... up`");
     }
   }
+  CheckRdmaPackets(about, host, diagnosis);
   const uint64_t needed = pool != 0 ? pool : 1ULL << 30;
   if (host.memlock_bytes < needed) {
     diagnosis.Add(rdma ? Level::kWarning : Level::kNote, about,
@@ -150,11 +117,13 @@ void CheckServer(const Session& session, Patient& patient, Diagnosis& diagnosis)
                   "is the process running (or stopped in a debugger), and is the port open from "
                   "here? --listen, --advertise");
   }
-  const std::string why =
-      WhyNoConnection(node.record.data_address, static_cast<int>(session.timeout_ms));
-  if (!why.empty()) {
+  const auto connected = ConnectTcp(node.record.data_address, static_cast<int>(session.timeout_ms));
+  if (connected.ok()) {
+    close(*connected);
+  } else {
     diagnosis.Add(Level::kBad, about,
-                  "no connection to its data port " + node.record.data_address + ": " + why,
+                  "no connection to its data port " + node.record.data_address + ": " +
+                      connected.status().message(),
                   "is the port open from here? --data-listen, --advertise, firewall");
   }
   for (const rpc::TransportStatus& transport : node.stats.transports) {
@@ -245,6 +214,12 @@ int Examine(const Session& session) {
   for (Patient& patient : patients) CheckServer(session, patient, diagnosis);
   CheckMtu(here, patients, diagnosis);
   CheckData(session, here, patients, diagnosis);
+  // Behind the data, whose packets may have met a router that says what it takes.
+  for (const Patient& patient : patients) {
+    const std::string& address = patient.node.record.data_address;
+    const auto path = MeasurePath(address, static_cast<int>(session.timeout_ms));
+    if (path.ok()) CheckPath(patient.node.record.name, address, *path, diagnosis);
+  }
   Print(session, diagnosis);
   return diagnosis.Count(Level::kBad) == 0 ? kDone : kUnwell;
 }

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <thread>
 
 #include "client/cli/doctor.h"
+#include "common/base/clock.h"
 
 namespace simm::cli {
 namespace {
@@ -12,6 +14,7 @@ namespace {
 using Level = Diagnosis::Level;
 
 constexpr size_t kValueBytes = 64 << 10;
+constexpr size_t kSmallBytes = 64;
 constexpr size_t kTriesPerServer = 400;  // keys looked at until one of each server is found
 constexpr char kNamespace[] = "simmctl-doctor";
 
@@ -22,39 +25,62 @@ bool Offers(const Patient& patient, const std::string& transport) {
   });
 }
 
-// A key that lives on each of the servers; none for one that owns no shard.
-std::map<std::string, std::string> KeysOn(const Client& client,
-                                          const std::vector<const Patient*>& patients) {
-  std::map<std::string, std::string> keys;
+// Keys that live on each of the servers, two or more of most; none for one that owns no shard.
+std::map<std::string, std::vector<std::string>> KeysOn(
+    const Client& client, const std::vector<const Patient*>& patients) {
+  std::map<std::string, std::vector<std::string>> keys;
   const std::string begin = "doctor-" + std::to_string(getpid()) + "-";
   for (size_t i = 0; i < kTriesPerServer * patients.size(); ++i) {
     const std::string key = begin + std::to_string(i);
     const std::string server = client.Locate(key).server;
-    if (!server.empty()) keys.emplace(server, key);
+    if (!server.empty()) keys[server].push_back(key);
   }
   return keys;
 }
 
-// Empty: the value came back as it was put.
-std::string WhyNot(const Session& session, Client& client, const std::string& key) {
-  std::string value(kValueBytes, '\0'), back(kValueBytes, '\1');
+// A reader takes a server that does not answer for a miss: time tells the two apart.
+RoundTrip Failed(const char* what, Code code, Duration took, Duration timeout) {
+  return {std::string(what) + " ends with " + std::string(CodeName(code)), took >= timeout / 2};
+}
+
+// A value of so many bytes is put, read back and removed.
+RoundTrip TryValue(const Session& session, Client& client, const std::string& key, size_t bytes) {
+  std::string value(bytes, '\0'), back(bytes, '\1');
   for (size_t i = 0; i < value.size(); ++i) value[i] = static_cast<char>(i * 31 + key.size());
   PutOptions put_options;
   put_options.deadline = session.timeout();
   put_options.ttl = std::chrono::seconds(60);
+  const Clock& clock = MonotonicClock::Get();
+  Instant begin = clock.Now();
   const PutItem put{key, value.data(), value.size()};
   const KeyResult stored = client.Put({&put, 1}, put_options)[0];
-  if (stored.code != Code::kOk) return "a put ends with " + std::string(CodeName(stored.code));
+  if (stored.code != Code::kOk) {
+    return Failed("a put", stored.code, clock.Now() - begin, session.timeout());
+  }
   GetOptions get_options;
   get_options.deadline = session.timeout();
+  begin = clock.Now();
   const GetItem get{key, back.data(), back.size()};
   const KeyResult got = client.Get({&get, 1}, get_options)[0];
+  const Duration took = clock.Now() - begin;
   const std::string_view view = key;
   CallOptions options;
   options.deadline = session.timeout();
   (void)client.Remove({&view, 1}, options);
-  if (got.code != Code::kOk) return "a get ends with " + std::string(CodeName(got.code));
-  return back == value ? "" : "a get gives other bytes than were put";
+  if (got.code != Code::kOk) return Failed("a get", got.code, took, session.timeout());
+  return {back == value ? "" : "a get gives other bytes than were put", false};
+}
+
+// Tries again for a while: the library sends nothing to a server that has not answered just now.
+RoundTrip TrySmallValue(const Session& session, Client& client, const std::string& key) {
+  const Clock& clock = MonotonicClock::Get();
+  const Instant end = clock.Now() + session.timeout();
+  RoundTrip trip = TryValue(session, client, key, kSmallBytes);
+  while (!trip.why.empty() && clock.Now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    trip = TryValue(session, client, key, kSmallBytes);
+  }
+  return trip;
 }
 
 void CheckOver(const Session& session, const std::string& transport,
@@ -78,17 +104,16 @@ void CheckOver(const Session& session, const std::string& transport,
                     "normal while it is drained or has just joined");
       continue;
     }
-    const std::string why = WhyNot(session, *client, key->second);
+    const RoundTrip large = TryValue(session, *client, key->second.front(), kValueBytes);
     std::string used, reason;
     for (const ServerHealth& health : client->Servers()) {
       if (health.name != name) continue;
       used = health.transport;
       reason = health.transport_reason;
     }
-    if (!why.empty()) {
-      diagnosis.Add(Level::kBad, name, why + " over " + transport,
-                    "is the process running, and is its data port " +
-                        patient->node.record.data_address + " open from here?");
+    if (!large.why.empty()) {
+      const RoundTrip small = TrySmallValue(session, *client, key->second.back());
+      ReportFailedTrip(*patient, transport, large, small, diagnosis);
     } else if (used != transport) {
       diagnosis.Add(Level::kWarning, name,
                     "reached over " + used + " instead of " + transport + ": " + reason,

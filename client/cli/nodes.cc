@@ -5,53 +5,40 @@
 #include "client/cli/session.h"
 #include "client/cli/table.h"
 #include "common/base/bytes.h"
+#include "common/rpc/status_json.h"
 
 namespace simm::cli {
 namespace {
 
 nlohmann::json ToJson(const rpc::NodeStatus& node) {
-  const rpc::ServerStats& stats = node.stats;
-  return {{"name", node.record.name},
-          {"id", node.record.id},
-          {"state", ServerStateName(node.record.state)},
-          {"zone", node.record.zone},
-          {"control_address", node.record.control_address},
-          {"data_address", node.record.data_address},
-          {"version", node.version},
-          {"pool_id", ToString(node.record.pool_id)},
-          {"incarnation", node.record.incarnation},
-          {"weight", node.record.weight},
-          {"shards", node.shards},
-          {"term", node.map.term},
-          {"epoch", node.map.epoch},
-          {"boot_id", ToString(node.record.boot_id)},
-          {"can_report_map", node.record.Can(kCapabilityReportMap)},
-          {"can_migrate", node.record.Can(kCapabilityMigration)},
-          {"shards_coming", node.shards_coming},
-          {"shards_leaving", node.shards_leaving},
-          {"shards_to_pull", node.migration.shards_to_pull},
-          {"entries_pulled", node.migration.entries_pulled},
-          {"bytes_pulled", node.migration.bytes_pulled},
-          {"entries_given_up", node.migration.entries_given_up},
-          {"bytes_given_up", node.migration.bytes_given_up},
-          {"entries_left", node.migration.entries_left},
-          {"bytes_left", node.migration.bytes_left},
-          {"silent_ms", node.silent_ms},
-          {"data_bytes", stats.data_bytes},
-          {"free_bytes", stats.free_bytes},
-          {"granted_bytes", stats.granted_bytes},
-          {"live_bytes", stats.live_bytes},
-          {"limbo_bytes", stats.limbo_bytes},
-          {"pinned_bytes", stats.pinned_bytes},
-          {"live_value_bytes", stats.live_value_bytes},
-          {"entries", stats.entries},
-          {"hits", stats.hits},
-          {"misses", stats.misses},
-          {"puts", stats.puts},
-          {"evictions", stats.evictions},
-          {"bytes_read", stats.bytes_read},
-          {"bytes_written", stats.bytes_written},
-          {"connections", stats.connections}};
+  nlohmann::json object = {{"name", node.record.name},
+                           {"id", node.record.id},
+                           {"state", ServerStateName(node.record.state)},
+                           {"zone", node.record.zone},
+                           {"control_address", node.record.control_address},
+                           {"data_address", node.record.data_address},
+                           {"version", node.version},
+                           {"pool_id", ToString(node.record.pool_id)},
+                           {"incarnation", node.record.incarnation},
+                           {"weight", node.record.weight},
+                           {"shards", node.shards},
+                           {"term", node.map.term},
+                           {"epoch", node.map.epoch},
+                           {"boot_id", ToString(node.record.boot_id)},
+                           {"can_report_map", node.record.Can(kCapabilityReportMap)},
+                           {"can_migrate", node.record.Can(kCapabilityMigration)},
+                           {"shards_coming", node.shards_coming},
+                           {"shards_leaving", node.shards_leaving},
+                           {"shards_to_pull", node.migration.shards_to_pull},
+                           {"entries_pulled", node.migration.entries_pulled},
+                           {"bytes_pulled", node.migration.bytes_pulled},
+                           {"entries_given_up", node.migration.entries_given_up},
+                           {"bytes_given_up", node.migration.bytes_given_up},
+                           {"entries_left", node.migration.entries_left},
+                           {"bytes_left", node.migration.bytes_left},
+                           {"silent_ms", node.silent_ms}};
+  object.update(rpc::ToJson(node.stats));
+  return object;
 }
 
 nlohmann::json TransportsOf(const rpc::ServerStats& stats) {

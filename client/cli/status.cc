@@ -6,6 +6,7 @@
 
 #include "client/cli/table.h"
 #include "common/base/bytes.h"
+#include "common/rpc/status_json.h"
 
 namespace simm::cli {
 namespace {
@@ -14,14 +15,9 @@ constexpr size_t kBarCells = 30;
 
 nlohmann::json ToJson(const rpc::ClusterStatus& status, const rpc::ClusterTotals& totals) {
   const rpc::ClusterHealth health = rpc::AssessHealth(status);
-  nlohmann::json findings = nlohmann::json::array();
-  for (const rpc::Finding& finding : health.findings) {
-    findings.push_back(
-        {{"problem", finding.problem}, {"what", finding.what}, {"mend", finding.mend}});
-  }
   return {{"health", rpc::HealthName(health.word)},
-          {"findings", findings},
-          {"rates", cli::ToJson(status.rates)},
+          {"findings", rpc::ToJson(health.findings)},
+          {"rates", rpc::ToJson(status.rates)},
           {"cluster", ToString(status.map.cluster)},
           {"term", status.map.term},
           {"epoch", status.map.epoch},
@@ -67,15 +63,6 @@ std::string Findings(const Session& session, const rpc::ClusterHealth& health) {
 }
 
 }  // namespace
-
-nlohmann::json ToJson(const rpc::Rates& rates) {
-  return {{"hits", rates.hits},
-          {"misses", rates.misses},
-          {"puts", rates.puts},
-          {"evictions", rates.evictions},
-          {"bytes_read", rates.bytes_read},
-          {"bytes_written", rates.bytes_written}};
-}
 
 std::string StatusText(const Session& session, const rpc::ClusterStatus& status) {
   const rpc::ClusterTotals totals = SumOf(status);

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "client/cli/session.h"
@@ -9,6 +8,5 @@ namespace simm::cli {
 
 // The cluster at a glance, for people; `top` begins with it.
 std::string StatusText(const Session& session, const rpc::ClusterStatus& status);
-nlohmann::json ToJson(const rpc::Rates& rates);
 
 }  // namespace simm::cli

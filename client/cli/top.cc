@@ -11,6 +11,7 @@
 #include "client/cli/status.h"
 #include "client/cli/table.h"
 #include "common/base/bytes.h"
+#include "common/rpc/status_json.h"
 
 namespace simm::cli {
 namespace {
@@ -66,10 +67,10 @@ nlohmann::json ToJson(const rpc::ClusterStatus& status) {
   for (const rpc::NodeStatus& node : BusiestFirst(status)) {
     nodes.push_back({{"name", node.record.name},
                      {"state", ServerStateName(node.record.state)},
-                     {"rates", cli::ToJson(node.rates)}});
+                     {"rates", rpc::ToJson(node.rates)}});
   }
   return {{"health", rpc::HealthName(rpc::AssessHealth(status).word)},
-          {"rates", cli::ToJson(status.rates)},
+          {"rates", rpc::ToJson(status.rates)},
           {"nodes", nodes}};
 }
 

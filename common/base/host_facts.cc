@@ -67,6 +67,15 @@ uint64_t LimitOf(int resource) {
 
 }  // namespace
 
+uint32_t RocePacketBytes(uint32_t interface_mtu) {
+  // GRH 40, UDP 8, BTH 12, extended headers 4 + 28, ICRC 4: what the kernel leaves room for.
+  constexpr uint32_t kHeaders = 96;
+  for (uint32_t bytes = 4096; bytes >= 256; bytes /= 2) {
+    if (bytes + kHeaders <= interface_mtu) return bytes;
+  }
+  return 0;
+}
+
 HostFacts ReadHostFacts() {
   HostFacts facts;
   std::array<char, 256> name{};
@@ -94,9 +103,15 @@ HostFacts ReadHostFacts() {
       // "4: ACTIVE"
       const std::string state = FirstLine(port / "state");
       const size_t colon = state.find(": ");
-      facts.rdma_ports.push_back({device.filename(),
-                                  static_cast<uint32_t>(std::stoul("0" + port.filename().string())),
-                                  colon == std::string::npos ? state : state.substr(colon + 2)});
+      RdmaPort entry{device.filename(),
+                     static_cast<uint32_t>(std::stoul("0" + port.filename().string())),
+                     colon == std::string::npos ? state : state.substr(colon + 2)};
+      if (FirstLine(port / "link_layer") == "Ethernet") {
+        entry.interface = FirstLine(port / "gid_attrs" / "ndevs" / "0");
+        entry.interface_mtu =
+            static_cast<uint32_t>(NumberIn(fs::path("/sys/class/net") / entry.interface / "mtu"));
+      }
+      facts.rdma_ports.push_back(std::move(entry));
     }
   }
   return facts;

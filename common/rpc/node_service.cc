@@ -30,6 +30,8 @@ void Fill(const HostFacts& host, v1::HostFacts& out) {
     to.set_device(entry.device);
     to.set_port(entry.port);
     to.set_state(entry.state);
+    to.set_interface(entry.interface);
+    to.set_interface_mtu(entry.interface_mtu);
   }
 }
 
@@ -48,7 +50,8 @@ HostFacts Read(const v1::HostFacts& host) {
     out.interfaces.push_back({entry.name(), entry.mtu(), entry.up()});
   }
   for (const auto& entry : host.rdma_ports()) {
-    out.rdma_ports.push_back({entry.device(), entry.port(), entry.state()});
+    out.rdma_ports.push_back(
+        {entry.device(), entry.port(), entry.state(), entry.interface(), entry.interface_mtu()});
   }
   return out;
 }

@@ -9,6 +9,7 @@
 
 #include "tests/support/cluster_fixture.h"
 #include "tests/support/scripted_manager.h"
+#include "tests/support/simmctl.h"
 
 namespace simm {
 namespace {
@@ -206,6 +207,22 @@ TEST_F(SourcesTest, ASourceThatIsAwayHoldsNothingUp) {
 }
 
 using ReplicasTest = RowsTest;
+
+TEST_F(ReplicasTest, ALocationNamesTheSourceOfEachOwner) {
+  Start(3, 2);
+  Publish([](uint32_t) { return std::vector<ShardOwner>{{1, kNoServer}, {2, 3}}; });
+  const KeyLocation location = client_->Locate("k");
+  EXPECT_EQ(location.server, "server-0");
+  EXPECT_EQ(location.source, "");
+  EXPECT_EQ(location.replicas, std::vector<std::string>{"server-1"});
+  EXPECT_EQ(location.replica_sources, std::vector<std::string>{"server-2"});
+  const nlohmann::json shown = Simmctl(manager_->address(), "map k");
+  EXPECT_EQ(shown["source"], "");
+  EXPECT_EQ(shown["replica_sources"], nlohmann::json({"server-2"}));
+  Publish([](uint32_t) { return std::vector<ShardOwner>{{1, 3}, {2, kNoServer}}; });
+  EXPECT_EQ(client_->Locate("k").source, "server-2");
+  EXPECT_EQ(client_->Locate("k").replica_sources, std::vector<std::string>{""});
+}
 
 TEST_F(ReplicasTest, AHitCostsWhatItCostsWithoutReplicas) {
   Start(3, 2);

@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <csignal>
-#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <ostream>
@@ -18,6 +17,7 @@
 #include "tests/support/cpu_time.h"
 #include "tests/support/http_get.h"
 #include "tests/support/sanitized.h"
+#include "tests/support/simmctl.h"
 
 namespace simm {
 namespace {
@@ -154,16 +154,6 @@ class ShmCountsTest : public ShmTest {
     const std::string answer = HttpGet(cluster_->manager_ready().http, "/api/status");
     return nlohmann::json::parse(answer.substr(answer.find("\r\n\r\n") + 4));
   }
-  nlohmann::json Simmctl() const {
-    const std::string command =
-        BinDir() + "/simmctl --manager " + cluster_->manager_address() + " --json status";
-    FILE* const out = popen(command.c_str(), "r");
-    std::string text;
-    char buffer[4096];
-    for (size_t n = 0; (n = fread(buffer, 1, sizeof buffer, out)) > 0;) text.append(buffer, n);
-    EXPECT_EQ(pclose(out), 0) << text;
-    return nlohmann::json::parse(text);
-  }
 };
 
 // The servers take no part in these reads, and operators see them all the same: on the page, by
@@ -193,7 +183,7 @@ TEST_F(ShmCountsTest, OneSidedReadsAreCountedWhereOperatorsLook) {
         GetAll(kKeys, kSize);
         GetOne(*client_, "absent-1", buffer);
         page = page || is_seen(Page()["rates"]);
-        simmctl = simmctl || is_seen(Simmctl()["rates"]);
+        simmctl = simmctl || is_seen(Simmctl(cluster_->manager_address(), "status")["rates"]);
         return page && simmctl;
       },
       20s))

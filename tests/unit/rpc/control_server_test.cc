@@ -134,7 +134,7 @@ class ControlServerTest : public testing::Test {
       node.host.host_name = "h";
       node.host.memlock_bytes = UINT64_MAX;
       node.host.interfaces = {{"eth7", 9000, true}};
-      node.host.rdma_ports = {{"mlx5_0", 1, "ACTIVE"}};
+      node.host.rdma_ports = {{"mlx5_0", 1, "ACTIVE", "ens1", 9000}};
       node.host.huge_pages_free = 5;
       return node;
     };
@@ -165,6 +165,8 @@ TEST_F(ControlServerTest, APlaceToAskAProgramAboutItself) {
   EXPECT_EQ(node->host.interfaces[0].mtu, 9000U);
   ASSERT_EQ(node->host.rdma_ports.size(), 1U);
   EXPECT_EQ(node->host.rdma_ports[0].state, "ACTIVE");
+  EXPECT_EQ(node->host.rdma_ports[0].interface, "ens1");
+  EXPECT_EQ(node->host.rdma_ports[0].interface_mtu, 9000U);
 }
 
 // Whoever was cut off and has gone leaves nothing behind; whoever is there notices nothing.
@@ -232,8 +234,8 @@ TEST_F(ControlServerTest, CarriesEveryFieldOfTheManagersCalls) {
                      request.version));
   EXPECT_EQ(got.capabilities, 3U);
   EXPECT_EQ(got.held, request.held);
-  HeartbeatRequest heartbeat{9,  {1, 1},           {{2, 2}, 3, 4},
-                             {}, {0, 7, 8, 65535}, {1, 2, 3, 4, 5, 6, 7}, 1234};
+  HeartbeatRequest heartbeat{
+      9, {1, 1}, {{2, 2}, 3, 4}, {}, {0, 7, 8, 65535}, {1, 2, 3, 4, 5, 6, 7}, 1234};
   heartbeat.stats.bytes_written = 77;
   Result<HeartbeatReply> beaten = stub->Heartbeat(heartbeat, 5s);
   ASSERT_TRUE(beaten.ok());
