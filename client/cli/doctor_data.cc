@@ -83,6 +83,13 @@ RoundTrip TrySmallValue(const Session& session, Client& client, const std::strin
   return trip;
 }
 
+ServerHealth HealthOf(const Client& client, const std::string& server) {
+  for (const ServerHealth& health : client.Servers()) {
+    if (health.name == server) return health;
+  }
+  return {};
+}
+
 void CheckOver(const Session& session, const std::string& transport,
                const std::vector<const Patient*>& patients, Diagnosis& diagnosis) {
   ClientOptions options;
@@ -96,6 +103,8 @@ void CheckOver(const Session& session, const std::string& transport,
     return;
   }
   const auto keys = KeysOn(*client, patients);
+  const Clock& clock = MonotonicClock::Get();
+  const Instant patience = clock.Now() + session.timeout();
   for (const Patient* patient : patients) {
     const std::string& name = patient->node.record.name;
     const auto key = keys.find(name);
@@ -105,18 +114,20 @@ void CheckOver(const Session& session, const std::string& transport,
       continue;
     }
     const RoundTrip large = TryValue(session, *client, key->second.front(), kValueBytes);
-    std::string used, reason;
-    for (const ServerHealth& health : client->Servers()) {
-      if (health.name != name) continue;
-      used = health.transport;
-      reason = health.transport_reason;
+    ServerHealth health = HealthOf(*client, name);
+    // A transport that has failed once is tried again in a while.
+    while (large.why.empty() && health.transport != transport && clock.Now() < patience) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      (void)TryValue(session, *client, key->second.front(), kSmallBytes);
+      health = HealthOf(*client, name);
     }
     if (!large.why.empty()) {
       const RoundTrip small = TrySmallValue(session, *client, key->second.back());
       ReportFailedTrip(*patient, transport, large, small, diagnosis);
-    } else if (used != transport) {
+    } else if (health.transport != transport) {
       diagnosis.Add(Level::kWarning, name,
-                    "reached over " + used + " instead of " + transport + ": " + reason,
+                    "reached over " + health.transport + " instead of " + transport + ": " +
+                        health.transport_reason,
                     "it works, more slowly");
     } else {
       diagnosis.Good(name, "a value was put, read back and removed over " + transport);

@@ -4,9 +4,9 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "client/admin_json.h"
 #include "client/cli/table.h"
 #include "common/base/bytes.h"
-#include "common/rpc/status_json.h"
 
 namespace simm::cli {
 namespace {

@@ -7,11 +7,11 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "client/admin_json.h"
 #include "client/cli/session.h"
 #include "client/cli/status.h"
 #include "client/cli/table.h"
 #include "common/base/bytes.h"
-#include "common/rpc/status_json.h"
 
 namespace simm::cli {
 namespace {
