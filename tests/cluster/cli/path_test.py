@@ -12,7 +12,7 @@ import subprocess
 import sys
 import unittest
 
-from cli_cluster import DONE, UNWELL, CliTest
+from cli_cluster import BIN, DONE, UNWELL, CliTest
 
 
 def run(*command):
@@ -81,5 +81,6 @@ if __name__ == "__main__":
             print("NOT TESTED: the way to a data server takes root, iproute2 and nftables")
             sys.exit(1 if "SIMM_REQUIRE_NETWORKS" in os.environ else 0)
         os.environ["SIMM_OWN_NETWORK"] = "1"
-        os.execvp("unshare", ["unshare", "--net", "--", sys.executable, *sys.argv])
+        again = [sys.executable, sys.argv[0], str(BIN), *sys.argv[1:]]
+        os.execvp("unshare", ["unshare", "--net", "--", *again])
     unittest.main()

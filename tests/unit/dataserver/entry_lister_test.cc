@@ -15,7 +15,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr uint64_t kBytes = kMovedBytes;
 constexpr ServerId kSource = 1;
 constexpr ServerId kDestination = 2;
 
