@@ -71,8 +71,7 @@ class EtcdTest : public ClusterTest {
     etcd_ = FindEtcd();
     if (etcd_.empty()) {
       ASSERT_EQ(getenv("SIMM_REQUIRE_ETCD"), nullptr) << "no etcd: apt-get install etcd-server";
-      GTEST_SKIP() << "NO ETCD HERE: apt-get install etcd-server. Nothing of several managers was "
-                      "tested";
+      GTEST_SKIP() << "NOT TESTED: several managers, for want of etcd: apt-get install etcd-server";
     }
     std::string pattern = (fs::temp_directory_path() / "simm-etcd-XXXXXX").string();
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);

@@ -391,7 +391,7 @@ class HugePageRestartTest : public RestartTest {
     ASSERT_NE(mkdtemp(mount_.data()), nullptr);
     mounted_ = mount("none", mount_.c_str(), "hugetlbfs", 0, "pagesize=2M") == 0;
     if (mounted_ && now >= before + static_cast<long>(kNeeded)) return;
-    const std::string why = "NO HUGE PAGES HERE: " + std::to_string(now - before) + " of " +
+    const std::string why = "NOT TESTED: huge pages, " + std::to_string(now - before) + " of " +
                             std::to_string(kNeeded) + " could be set aside, hugetlbfs " +
                             (mounted_ ? "is mounted" : "cannot be mounted");
     if (std::getenv("SIMM_REQUIRE_HUGE_PAGES") != nullptr) FAIL() << why;
